@@ -1,0 +1,206 @@
+//! What the program is asked to do, checked and complete: every command line becomes one
+//! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::sys::{ClockChoice, IoChoice};
+
+/// Everything `app::run` needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Answer probes, if present.
+    pub serve: Option<ServeSection>,
+    /// Send probes, if present.
+    pub probe: Option<ProbeSection>,
+    /// Serve HTTP, if present.
+    pub web: Option<WebSection>,
+    /// How the measuring threads work.
+    pub measuring: MeasuringSection,
+    /// How logs look.
+    pub log: LogSection,
+}
+
+/// The responder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServeSection {
+    /// Where to listen; port 0 takes a free one and logs it.
+    pub listen: SocketAddr,
+    /// Close a connection on which nothing was received for this long.
+    pub idle_timeout: Duration,
+    /// Connections beyond this many are closed at once and counted.
+    pub connections_max: usize,
+}
+
+/// The prober.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeSection {
+    /// Whom to probe; never empty.
+    pub targets: Vec<Target>,
+    /// Time between two probes of one target.
+    pub interval: Duration,
+    /// How long a reply may take, counted from the due time. May exceed the interval.
+    pub timeout: Duration,
+    /// Shorten the timeout to what RFC 6298 estimates; never beyond `ADAPTIVE_TIMEOUT_MAX`.
+    pub adaptive: bool,
+    /// How many outcomes the sliding loss window holds.
+    pub window: usize,
+    /// Stop after this many probes a target.
+    pub count: Option<u64>,
+    /// Stop after this long.
+    pub duration: Option<Duration>,
+    /// Which wire format to speak.
+    pub wire: WireChoice,
+    /// Bytes appended to a v3 frame.
+    pub padding_bytes: u16,
+    /// Options of the prober's sockets.
+    pub socket: SocketSettings,
+    /// Objectives counted exactly.
+    pub slos: Vec<Slo>,
+    /// What goes to standard output.
+    pub report: ReportMode,
+}
+
+/// One probed address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The `target` label.
+    pub name: String,
+    /// What to connect to, and the `address` label.
+    pub address: HostPort,
+}
+
+/// A host name or literal address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name, IPv4, IPv6 without brackets, or IPv6 with `%zone`. Never empty.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+/// Which wire format a prober speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WireChoice {
+    /// Offer v3; fall back to what the peer understands.
+    #[default]
+    Auto,
+    /// Always 16-byte frames.
+    V1,
+    /// Always 24-byte frames with the magic.
+    V2,
+    /// Offer v3; a peer that lacks it is an error outcome.
+    V3,
+}
+
+/// Options of a prober's sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// Source address.
+    pub source: Option<IpAddr>,
+    /// Interface to leave by.
+    pub interface: Option<String>,
+    /// Differentiated services code point, 0 to 63.
+    pub dscp: Option<u8>,
+    /// Time to live (hop limit), 1 to 255.
+    pub ttl: Option<u8>,
+}
+
+/// One objective: this share of probes is received within the threshold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slo {
+    /// The `slo` label.
+    pub name: String,
+    /// A probe is good if its network RTT (best clock) is at most this.
+    pub threshold: Duration,
+    /// Wanted share of good probes, in (0, 1).
+    pub objective_ratio: f64,
+}
+
+/// What a prober writes to standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReportMode {
+    /// A live table on a terminal, plain lines elsewhere.
+    #[default]
+    Live,
+    /// One JSON object a probe, and a summary line.
+    Json,
+    /// Nothing (the seed's command lines).
+    Quiet,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSection {
+    /// Where to listen; port 0 takes a free one and logs it.
+    pub listen: SocketAddr,
+}
+
+/// How the measuring threads work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeasuringSection {
+    /// io_uring or readiness.
+    pub io: IoChoice,
+    /// Which clocks may be used.
+    pub clock: ClockChoice,
+    /// Measuring threads for each section, 1 to `THREADS_MAX`.
+    pub threads: usize,
+    /// CPUs to pin the measuring threads to, in turn; empty pins nothing.
+    pub pin: Vec<usize>,
+    /// Never sleep while waiting: costs a CPU a thread, saves the wake-up.
+    pub busy_poll: bool,
+    /// Scheduling priority of the measuring threads.
+    pub priority: Option<Priority>,
+}
+
+/// A scheduling priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// `SCHED_OTHER` with this nice value, −20 to 19.
+    Nice(i32),
+    /// `SCHED_FIFO` with this priority, 1 to 99.
+    Fifo(u32),
+}
+
+/// How logs look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSection {
+    /// Least severe level that is written.
+    pub level: tracing::Level,
+    /// One line of text, or one JSON object, each.
+    pub json: bool,
+}
+
+/// Limits with a name. Those that a user may want to move are fields of the sections above.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Measuring threads of one section.
+    pub const THREADS_MAX: usize = 64;
+    /// Targets of one prober.
+    pub const TARGETS_MAX: usize = 100_000;
+    /// Objectives of one prober.
+    pub const SLOS_MAX: usize = 8;
+    /// Connections of one responder thread, unless configured.
+    pub const CONNECTIONS_MAX: usize = 10_000;
+    /// Probes of one target that may be in flight: `timeout / interval` may not exceed it.
+    pub const IN_FLIGHT_MAX: usize = 1_024;
+    /// Shortest interval.
+    pub const INTERVAL_MIN: Duration = Duration::from_micros(10);
+    /// Longest interval and timeout.
+    pub const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+    /// Bytes of padding of a v3 frame.
+    pub const PADDING_BYTES_MAX: u16 = 1_400;
+    /// Outcomes in a loss window.
+    pub const WINDOW_MAX: usize = 65_536;
+    /// The adaptive timeout's floor and ceiling (those of the seed).
+    pub const ADAPTIVE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+    /// See [`ADAPTIVE_TIMEOUT_MIN`].
+    pub const ADAPTIVE_TIMEOUT_MAX: Duration = Duration::from_secs(3);
+    /// How often a name is resolved again while its connection stands.
+    pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+    /// Changes waiting for one worker.
+    pub const CHANGES_MAX: usize = 1_024;
+    /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.
+    pub const REPORT_SAMPLES_MAX: usize = 65_536;
+}

@@ -1,0 +1,137 @@
+//! What flows between the kernel's side (`sys`) and the pure side (flows): events in, actions out.
+//! A flow is a function of `(state, Event, Now) -> actions + samples`; it reads no clock, owns no
+//! socket and can therefore be tested as a script.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use crate::sample::Sample;
+use crate::time::{Phc, Wall};
+
+/// A flow's number inside one worker: dense, reused after removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId(pub u32);
+
+/// Something that happened to a flow. The worker passes the moment it learnt of it beside it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The flow's own deadline has come.
+    Due,
+    /// The connection is established; kernel stamps are already switched on if they were asked for.
+    Connected,
+    /// Bytes arrived, in order. An end of stream is [`Event::Closed`], never an empty slice.
+    Received {
+        /// The bytes, valid for this call only.
+        bytes: &'a [u8],
+        /// When the *last* of these bytes arrived. Earlier bytes of the slice may be older.
+        stamps: RxStamps,
+    },
+    /// A transmit stamp of bytes sent earlier on this connection.
+    Stamped(TxStamp),
+    /// The connection ended or could not be made. Nothing more comes from it.
+    Closed(Failure),
+    /// The answer to [`Action::Resolve`]: at least one address, in the resolver's order, or `None`.
+    Resolved(Option<&'a [SocketAddr]>),
+}
+
+/// Receive stamps of one read. `None` means that the kernel gave none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxStamps {
+    /// Software: the driver handed the packet to the stack.
+    pub sw: Option<Wall>,
+    /// Hardware: the network card's own clock.
+    pub hw: Option<Phc>,
+}
+
+/// Where on the transmit path a stamp was taken (`SOF_TIMESTAMPING_TX_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxStage {
+    /// Before the queueing discipline.
+    Sched(Wall),
+    /// The driver took it.
+    Software(Wall),
+    /// The network card sent it.
+    Hardware(Phc),
+    /// The peer's kernel acknowledged it.
+    Ack(Wall),
+}
+
+/// One transmit stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxStamp {
+    /// Offset of the last byte of the stamped send, counted from the byte that followed the moment
+    /// when stamping was switched on, modulo 2^32 (`SOF_TIMESTAMPING_OPT_ID_TCP`).
+    pub key: u32,
+    /// Where and when.
+    pub stage: TxStage,
+}
+
+/// Why a connection is not there (any more).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The peer closed in an orderly way.
+    Eof,
+    /// Nobody listens (`ECONNREFUSED`).
+    Refused,
+    /// The peer reset the connection (`ECONNRESET`, `EPIPE`).
+    Reset,
+    /// No route, or a network error on the way (`EHOSTUNREACH`, `ENETUNREACH`, …).
+    Unreachable,
+    /// The kernel gave up (`ETIMEDOUT`).
+    TimedOut,
+    /// We could not open or bind a socket: descriptors, ports, an address that is not ours.
+    /// The number is the errno.
+    Local(i32),
+    /// The peer does not read: our bounded send buffer is full.
+    Stalled,
+    /// Any other errno.
+    Other(i32),
+}
+
+/// What a flow wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open a connection to this address; answered by `Connected` or `Closed`.
+    Connect(SocketAddr),
+    /// Send these bytes of [`Outbox::bytes`].
+    Send(Range<usize>),
+    /// Switch kernel stamps on for this connection; keys count from the next byte sent.
+    Stamp,
+    /// Close the connection. No event of it arrives afterwards.
+    Close,
+    /// Resolve the flow's name again; answered by `Resolved`.
+    Resolve,
+}
+
+/// What a flow produced in one step, in order. Reused between steps, so that a step allocates
+/// nothing once the buffers have grown to their working size.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// The bytes that `Action::Send` points into.
+    pub bytes: Vec<u8>,
+    /// Finished measurements.
+    pub samples: Vec<Sample>,
+}
+
+impl Outbox {
+    /// Queues `bytes` to be sent.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.actions.push(Action::Send(start..self.bytes.len()));
+    }
+
+    /// Queues an action.
+    pub fn push(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.actions.clear();
+        self.bytes.clear();
+        self.samples.clear();
+    }
+}

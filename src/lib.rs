@@ -1,0 +1,23 @@
+//! rttscope measures TCP round trips as the kernel and the wire saw them.
+
+pub mod time;
+
+pub mod event;
+pub mod sample;
+pub mod schedule;
+pub mod wire;
+pub mod histogram;
+pub mod loss;
+
+pub mod probe;
+pub mod echo;
+
+pub mod sys;
+
+pub mod stats;
+pub mod metrics;
+pub mod http;
+pub mod report;
+
+pub mod config;
+pub mod cli;

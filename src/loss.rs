@@ -1,0 +1,1 @@
+//! Sliding loss window.

@@ -1,0 +1,2 @@
+//! Thin entry.
+fn main() {}

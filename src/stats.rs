@@ -1,0 +1,1 @@
+//! The waist between one writer and many readers.

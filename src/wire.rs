@@ -1,0 +1,1 @@
+//! Wire formats v1, v2, v3.
