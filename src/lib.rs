@@ -12,6 +12,7 @@ pub mod loss;
 pub mod probe;
 pub mod echo;
 
+#[expect(unsafe_code, reason = "system calls live here and nowhere else")]
 pub mod sys;
 
 pub mod stats;

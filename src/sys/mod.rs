@@ -1,4 +1,67 @@
-//! The operating system.
+//! The operating system: the only place with `unsafe`, with platform conditions, and with clocks.
+//! Sockets go in, completions come out.
+//!
+//! # The contract of every backend
+//! [`Io`] is completion-based: an operation is asked for, and what came of it is returned later by
+//! [`Io::next_completion`], in order for each flow, with the moment at which we learnt of it.
+//! * A flow has at most one connection. After [`Io::close`] no completion of it arrives any more;
+//!   the flow may connect again at once.
+//! * `Connected` comes after stamps were switched on, if [`IoOptions::stamps`] asked for them.
+//! * Receiving never stops by itself, except while more than [`BACKLOG_BYTES`] wait to be sent on
+//!   the same connection: a peer that does not read is not read from either.
+//! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
+//!   [`SEND_BUFFER_BYTES`] wait for the kernel.
+//! * Nothing allocates for a probe once buffers have grown to their working size.
+//!
+//! cfg picks what is *compiled* (the ladder below); [`Io`] picks what *runs*, because seccomp or a
+//! sysctl may forbid io_uring.
+
+pub mod clock;
+pub mod poll;
+pub mod socket;
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        pub mod linux;
+        use linux as platform;
+    } else if #[cfg(target_os = "macos")] {
+        mod macos;
+        mod portable;
+        use macos as platform;
+    } else if #[cfg(windows)] {
+        mod portable;
+        mod windows;
+        use windows as platform;
+    } else {
+        mod other;
+        mod portable;
+        use other as platform;
+    }
+}
+
+mod capability;
+mod io;
+#[cfg(test)]
+mod tests;
+
+pub use capability::{Capability, Detected, detect};
+pub use io::{Io, Waker};
+pub use platform::process::usage as process_usage;
+pub use platform::thread::{pin, precise_sleep, set_fifo, set_nice};
+
+use std::net::SocketAddr;
+
+use socket2::Socket;
+
+use crate::event::{Event, Failure, FlowId};
+use crate::time::Now;
+
+/// Bytes taken from the kernel by one receive at most.
+pub const RECEIVE_BYTES: usize = 2_048;
+/// Receiving pauses while more than this waits to be sent on the same connection.
+pub const BACKLOG_BYTES: usize = 4_096;
+/// Most that may wait to be sent on one connection: a backlog, one more receive, and frames.
+pub const SEND_BUFFER_BYTES: usize = 4 * BACKLOG_BYTES;
 
 /// Which I/O backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,4 +85,87 @@ pub enum ClockChoice {
     Kernel,
     /// Only ours; asks for no stamps.
     Application,
+}
+
+/// Where io_uring takes transmit stamps from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TxStampSource {
+    /// The socket command where the kernel has it (6.17), else the error queue.
+    #[default]
+    Auto,
+    /// The error queue, always.
+    ErrorQueue,
+}
+
+/// How an [`Io`] works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoOptions {
+    /// Which backend.
+    pub backend: IoChoice,
+    /// Ask for kernel stamps on every connection made by [`Io::connect`].
+    pub stamps: bool,
+    /// Where transmit stamps come from on io_uring.
+    pub tx_stamps: TxStampSource,
+    /// Return from [`Io::wait`] at once, always.
+    pub busy_poll: bool,
+}
+
+/// Something that the kernel finished.
+#[derive(Debug)]
+pub struct Completion<'a> {
+    /// Whose it is.
+    pub flow: FlowId,
+    /// When we learnt of it.
+    pub at: Now,
+    /// What it is.
+    pub event: IoEvent<'a>,
+}
+
+/// What a completion is.
+#[derive(Debug)]
+pub enum IoEvent<'a> {
+    /// For the flow itself.
+    Flow(Event<'a>),
+    /// A listener's new connection, to be given to a flow by [`Io::attach`] or dropped.
+    Accepted(Socket, SocketAddr),
+    /// A listener could not accept and has paused until [`Io::resume_accepting`].
+    AcceptFailed(std::io::Error),
+}
+
+/// What this process uses, as far as the platform tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUsage {
+    /// User and kernel CPU time, ns.
+    pub cpu_ns: Option<u64>,
+    /// Resident memory.
+    pub resident_bytes: Option<u64>,
+    /// Virtual memory.
+    pub virtual_bytes: Option<u64>,
+    /// Threads.
+    pub threads: Option<u64>,
+    /// Open file descriptors.
+    pub open_fds: Option<u64>,
+    /// The soft limit of file descriptors.
+    pub max_fds: Option<u64>,
+    /// When the process started, Unix ns.
+    pub start_time_ns: Option<u64>,
+}
+
+/// What an error means for a connection.
+fn failure(error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind as Kind;
+    let errno = error.raw_os_error().unwrap_or(0);
+    match error.kind() {
+        Kind::ConnectionRefused => Failure::Refused,
+        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => Failure::Reset,
+        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+            Failure::Unreachable
+        }
+        Kind::TimedOut => Failure::TimedOut,
+        Kind::AddrNotAvailable | Kind::AddrInUse | Kind::PermissionDenied | Kind::OutOfMemory => {
+            Failure::Local(errno)
+        }
+        _ if platform::out_of_descriptors(error) => Failure::Local(errno),
+        _ => Failure::Other(errno),
+    }
 }

@@ -1,0 +1,148 @@
+//! What works here, found out by trying it: a real exchange over loopback on each backend, so that
+//! a capability says what will happen and not what a version number promises.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::socket::{self, SocketOptions};
+use super::{ClockChoice, Io, IoChoice, IoEvent, IoOptions, clock, platform};
+use crate::event::{Event, FlowId, TxStage};
+
+/// One ability of this process on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its name, a label value.
+    pub name: &'static str,
+    /// Whether it works.
+    pub available: bool,
+    /// Why not, and what to change; empty if it works.
+    pub reason: String,
+}
+
+/// What [`detect`] found.
+#[derive(Clone, Debug)]
+pub struct Detected {
+    /// Every ability, available or not, in a fixed order.
+    pub capabilities: Vec<Capability>,
+    /// Whether kernel stamps may be asked for: both directions work and the choice allows it.
+    pub stamps: bool,
+}
+
+/// Which stamps one exchange brought.
+#[derive(Clone, Copy, Debug, Default)]
+struct StampsSeen {
+    tx: bool,
+    rx: bool,
+}
+
+/// Tries the backend that `backend` chooses, and kernel stamps on it.
+///
+/// # Errors
+/// If no backend opens, or the choice demands one (or a clock) that does not work here.
+pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
+    let options = IoOptions { backend, stamps: true, ..IoOptions::default() };
+    let (mut io, refused) = Io::open(&options)
+        .map_err(|error| io::Error::new(error.kind(), format!("--io: {}", remedy(&error))))?;
+    let uring = match (io.name(), refused) {
+        ("uring", _) => available("io_uring"),
+        (_, Some(error)) => missing("io_uring", remedy(&error)),
+        (_, None) => missing("io_uring", "not asked for (--io)".to_owned()),
+    };
+    let seen = exchange(&mut io).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the loopback exchange failed");
+        StampsSeen::default()
+    });
+    let stamp = |name, works| match works {
+        true => available(name),
+        false => missing(name, platform::STAMPS_REMEDY.to_owned()),
+    };
+    let capabilities =
+        vec![uring, stamp("kernel_tx_stamps", seen.tx), stamp("kernel_rx_stamps", seen.rx)];
+    let works = seen.tx && seen.rx;
+    if clock == ClockChoice::Kernel && !works {
+        let message = format!("--clock kernel: {}", platform::STAMPS_REMEDY);
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    Ok(Detected { capabilities, stamps: works && clock != ClockChoice::Application })
+}
+
+fn available(name: &'static str) -> Capability {
+    Capability { name, available: true, reason: String::new() }
+}
+
+const fn missing(name: &'static str, reason: String) -> Capability {
+    Capability { name, available: false, reason }
+}
+
+fn remedy(error: &io::Error) -> String {
+    platform::uring_remedy(error)
+}
+
+/// Sends a few bytes to ourselves and looks which stamps come.
+fn exchange(io: &mut Io) -> io::Result<StampsSeen> {
+    const LISTENER: FlowId = FlowId(0);
+    const CLIENT: FlowId = FlowId(1);
+    const SERVER: FlowId = FlowId(2);
+    let listener = socket::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false)?;
+    let to = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    io.listen(LISTENER, listener)?;
+    io.connect(CLIENT, socket::prober(to, &SocketOptions::default())?, to);
+    let mut seen = StampsSeen::default();
+    let deadline = clock::mono().after(PATIENCE);
+    while !(seen.tx && seen.rx) && clock::mono() < deadline {
+        io.wait(Some(deadline))?;
+        while let Some(completion) = io.next_completion() {
+            match (completion.flow, completion.event) {
+                (_, IoEvent::Accepted(socket, _)) => io.attach(SERVER, socket),
+                (CLIENT, IoEvent::Flow(Event::Connected)) => io.send(CLIENT, b"stamped?"),
+                (SERVER, IoEvent::Flow(Event::Received { .. })) => io.send(SERVER, b"stamped!"),
+                (CLIENT, IoEvent::Flow(Event::Received { stamps, .. })) => {
+                    seen.rx |= stamps.sw.is_some();
+                    if seen.rx && !seen.tx {
+                        // The stamp of the first send may still be on its way: look once more.
+                        continue;
+                    }
+                    if !seen.rx {
+                        // The first packet after switching stamps on may lack one.
+                        io.send(CLIENT, b"stamped?");
+                    }
+                }
+                (CLIENT, IoEvent::Flow(Event::Stamped(stamp))) => {
+                    seen.tx |= matches!(stamp.stage, TxStage::Software(_));
+                }
+                (_, IoEvent::Flow(Event::Closed(_)) | IoEvent::AcceptFailed(_)) => {
+                    return Ok(seen);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// How long stamps are waited for; loopback answers within a few ten microseconds.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_is_listed_and_a_missing_one_has_a_reason() {
+        for backend in [IoChoice::Auto, IoChoice::Poll] {
+            let detected = detect(backend, ClockChoice::Auto).expect("a backend opens");
+            let names: Vec<_> = detected.capabilities.iter().map(|found| found.name).collect();
+            assert_eq!(names, ["io_uring", "kernel_tx_stamps", "kernel_rx_stamps"]);
+            for found in &detected.capabilities {
+                assert_eq!(found.available, found.reason.is_empty(), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_application_clock_asks_for_no_stamps() {
+        let detected = detect(IoChoice::Poll, ClockChoice::Application).expect("poll opens");
+        assert!(!detected.stamps);
+    }
+}

@@ -1,0 +1,45 @@
+//! Any other Unix: the portable backend, without binding to interfaces.
+
+pub(super) use super::portable::*;
+
+use std::io;
+
+use socket2::Socket;
+
+/// Not known here.
+pub(super) fn bind_interface(_socket: &Socket, _name: &str, _ipv6: bool) -> io::Result<()> {
+    let message = "not supported on this platform; use --source with the interface's address";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// `IP_TOS`; the IPv6 option is not the same everywhere.
+pub(super) fn set_traffic_class(socket: &Socket, ipv6: bool, class: u32) -> io::Result<()> {
+    if ipv6 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "not supported for IPv6 here"));
+    }
+    socket.set_tos_v4(class)
+}
+
+/// A restarted responder may bind at once; ports are not shared by threads here.
+pub(super) fn allow_rebinding(socket: &Socket, share_port: bool) -> io::Result<()> {
+    if share_port {
+        let message = "a responder has one thread on this platform; use --threads 1";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    socket.set_reuse_address(true)
+}
+
+/// Whether an error says that the host has no such address family.
+pub(super) fn family_unsupported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Whether connect(2) goes on in the background.
+pub(super) fn connect_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS)
+}
+
+/// Whether the process or the system ran out of descriptors or socket memory.
+pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
+}

@@ -1,0 +1,363 @@
+//! The readiness backend: epoll, kqueue or Windows' completion ports through the `polling` crate,
+//! level-triggered. On Linux it takes the same kernel stamps as io_uring, by recvmsg(2): precision
+//! does not depend on the backend, only the number of system calls does.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use polling::{Event as Interest, Events, PollMode, Poller};
+use socket2::Socket;
+
+use super::io::{Pending, Ready, Waker};
+use super::{
+    BACKLOG_BYTES, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
+    platform, socket,
+};
+use crate::event::{Failure, FlowId, TxStamp};
+use crate::time::Mono;
+
+/// Readiness I/O of one thread.
+#[derive(Debug)]
+pub struct Poll {
+    poller: Arc<Poller>,
+    events: Events,
+    /// What the last wait reported and is not worked off yet, last first.
+    ready: Vec<Interest>,
+    /// A flow whose error queue is to be drained next.
+    drain: Option<FlowId>,
+    pending: Pending,
+    entries: Vec<Option<Entry>>,
+    buffer: Box<[u8; RECEIVE_BYTES]>,
+    stamps: bool,
+    busy_poll: bool,
+}
+
+/// What a flow has open.
+#[derive(Debug)]
+struct Entry {
+    socket: Socket,
+    state: State,
+    /// Waiting for the kernel to take it.
+    queued: Vec<u8>,
+    /// What to subtract from stamp keys; `None` while stamps are off.
+    stamp_base: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Listening,
+    Paused,
+    Connecting,
+    Open,
+}
+
+impl Entry {
+    const fn new(socket: Socket, state: State) -> Self {
+        Self { socket, state, queued: Vec::new(), stamp_base: None }
+    }
+
+    /// What the entry waits for in its present state.
+    fn interest(&self, key: usize) -> Interest {
+        match self.state {
+            State::Paused => Interest::none(key),
+            State::Connecting => Interest::writable(key),
+            State::Listening => Interest::readable(key),
+            State::Open => {
+                let readable = self.queued.len() <= BACKLOG_BYTES;
+                Interest::new(key, readable, !self.queued.is_empty())
+            }
+        }
+    }
+
+    /// Gives the kernel what it takes of the queue.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.queued.is_empty() {
+            match self.socket.send(&self.queued) {
+                Ok(bytes) => drop(self.queued.drain(..bytes)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Poll {
+    /// Opens the system's poller.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2) and its kin.
+    pub fn open(options: &IoOptions) -> io::Result<Self> {
+        Ok(Self {
+            poller: Arc::new(Poller::new()?),
+            events: Events::new(),
+            ready: Vec::new(),
+            drain: None,
+            pending: Pending::new(),
+            entries: Vec::new(),
+            buffer: Box::new([0; RECEIVE_BYTES]),
+            stamps: options.stamps,
+            busy_poll: options.busy_poll,
+        })
+    }
+
+    /// See [`super::Io::waker`].
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker::Poller(Arc::clone(&self.poller))
+    }
+
+    /// See [`super::Io::listen`].
+    ///
+    /// # Errors
+    /// Those of registering the socket.
+    pub fn listen(&mut self, flow: FlowId, socket: Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        self.insert(flow, Entry::new(socket, State::Listening))
+    }
+
+    /// See [`super::Io::resume_accepting`].
+    pub fn resume_accepting(&mut self, flow: FlowId) {
+        self.set_listening(flow, State::Listening);
+    }
+
+    /// See [`super::Io::attach`].
+    pub fn attach(&mut self, flow: FlowId, socket: Socket) {
+        let prepared = socket.set_nonblocking(true).and_then(|()| socket::tune(&socket));
+        let added = prepared.and_then(|()| self.insert(flow, Entry::new(socket, State::Open)));
+        if let Err(error) = added {
+            self.pending.push_back((flow, Ready::Closed(failure(&error))));
+        }
+    }
+
+    /// See [`super::Io::connect`].
+    pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
+        let started =
+            socket.set_nonblocking(true).and_then(|()| match socket.connect(&to.into()) {
+                Err(error) if !platform::connect_in_progress(&error) => Err(error),
+                _ => Ok(()),
+            });
+        let added = started.and_then(|()| self.insert(flow, Entry::new(socket, State::Connecting)));
+        if let Err(error) = added {
+            self.pending.push_back((flow, Ready::Closed(failure(&error))));
+        }
+    }
+
+    /// See [`super::Io::stamp`].
+    pub fn stamp(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        match platform::enable_stamps(&entry.socket) {
+            Ok(base) => entry.stamp_base = Some(base),
+            Err(error) => tracing::debug!(%error, "the kernel gives no stamps for a connection"),
+        }
+    }
+
+    /// See [`super::Io::send`].
+    pub fn send(&mut self, flow: FlowId, bytes: &[u8]) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        let mut rest = bytes;
+        if entry.queued.is_empty() {
+            match entry.socket.send(bytes) {
+                Ok(taken) => rest = &bytes[taken..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return self.fail(flow, failure(&error)),
+            }
+        }
+        if rest.is_empty() {
+            return;
+        }
+        if entry.queued.len() + rest.len() > SEND_BUFFER_BYTES {
+            return self.fail(flow, Failure::Stalled);
+        }
+        entry.queued.extend_from_slice(rest);
+        self.update(flow);
+    }
+
+    /// See [`super::Io::close`].
+    pub fn close(&mut self, flow: FlowId) {
+        let Some(entry) = self.entries.get_mut(index(flow)).and_then(Option::take) else { return };
+        if let Err(error) = self.poller.delete(&entry.socket) {
+            tracing::debug!(%error, "a closed socket was not registered");
+        }
+        self.pending.retain(|(owner, _)| *owner != flow);
+        self.ready.retain(|event| event.key != index(flow));
+    }
+
+    /// See [`super::Io::wait`].
+    ///
+    /// # Errors
+    /// Those of the poller.
+    pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
+        if !self.pending.is_empty() || !self.ready.is_empty() || self.drain.is_some() {
+            return Ok(());
+        }
+        let left = deadline
+            .map(|at| Duration::from_nanos(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)));
+        let timeout = if self.busy_poll { Some(Duration::ZERO) } else { left };
+        self.events.clear();
+        match self.poller.wait(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => self.ready.extend(self.events.iter()),
+        }
+        self.ready.reverse();
+        Ok(())
+    }
+
+    /// See [`super::Io::next_completion`].
+    pub fn next_completion(&mut self) -> Option<Completion<'_>> {
+        let (flow, ready, bytes) = self.advance()?;
+        Some(ready.complete(flow, &self.buffer[..bytes]))
+    }
+
+    /// Works off readiness until something came of it; the number is how many bytes of the buffer
+    /// were received.
+    fn advance(&mut self) -> Option<(FlowId, Ready, usize)> {
+        loop {
+            if let Some((flow, ready)) = self.pending.pop_front() {
+                return Some((flow, ready, 0));
+            }
+            if let Some(flow) = self.drain.take() {
+                self.drain_stamps(flow);
+                continue;
+            }
+            let event = self.ready.pop()?;
+            let flow = FlowId(u32::try_from(event.key).ok()?);
+            let Some(entry) = entry_mut(&mut self.entries, flow) else { continue };
+            match entry.state {
+                State::Paused => {}
+                State::Listening => self.accept(flow),
+                State::Connecting => self.finish_connecting(flow),
+                State::Open => {
+                    let flushed = entry.flush();
+                    if let Err(error) = flushed {
+                        self.fail(flow, failure(&error));
+                        continue;
+                    }
+                    if event.writable {
+                        self.update(flow);
+                    }
+                    if let Some(received) = self.receive(flow) {
+                        return Some(received);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One receive, if the backlog allows it. One per readiness keeps flows fair to each other;
+    /// level-triggering reports again what is left.
+    fn receive(&mut self, flow: FlowId) -> Option<(FlowId, Ready, usize)> {
+        let entry = entry_mut(&mut self.entries, flow)?;
+        self.drain = entry.stamp_base.map(|_| flow);
+        if entry.queued.len() > BACKLOG_BYTES {
+            return None;
+        }
+        match platform::receive(&entry.socket, &mut self.buffer[..]) {
+            Ok((0, _)) => self.fail(flow, Failure::Eof),
+            Ok((bytes, stamps)) => return Some((flow, Ready::Received(stamps), bytes)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                _ => self.fail(flow, failure(&error)),
+            },
+        }
+        None
+    }
+
+    fn drain_stamps(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        let Some(base) = entry.stamp_base else { return };
+        while let Some(stamp) = platform::next_tx_stamp(&entry.socket) {
+            let stamp = TxStamp { key: stamp.key.wrapping_sub(base), ..stamp };
+            self.pending.push_back((flow, Ready::Stamped(stamp)));
+        }
+    }
+
+    fn accept(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        match entry.socket.accept() {
+            Ok((socket, from)) => {
+                if let Some(from) = from.as_socket() {
+                    self.pending.push_back((flow, Ready::Accepted(socket, from)));
+                }
+            }
+            Err(error) if platform::accept_is_transient(&error) => {}
+            Err(error) => {
+                self.set_listening(flow, State::Paused);
+                self.pending.push_back((flow, Ready::AcceptFailed(error)));
+            }
+        }
+    }
+
+    fn set_listening(&mut self, flow: FlowId, state: State) {
+        if let Some(entry) = entry_mut(&mut self.entries, flow) {
+            entry.state = state;
+            self.update(flow);
+        }
+    }
+
+    fn finish_connecting(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        match entry.socket.take_error() {
+            Ok(None) if entry.socket.peer_addr().is_err() => return,
+            Ok(None) => entry.state = State::Open,
+            Ok(Some(error)) | Err(error) => return self.fail(flow, failure(&error)),
+        }
+        if self.stamps {
+            self.stamp(flow);
+        }
+        self.update(flow);
+        self.pending.push_back((flow, Ready::Connected));
+    }
+
+    fn fail(&mut self, flow: FlowId, failure: Failure) {
+        // What was received or stamped before the end still counts.
+        self.drain_stamps(flow);
+        let (told, others): (Pending, Pending) =
+            std::mem::take(&mut self.pending).into_iter().partition(|(owner, _)| *owner == flow);
+        self.pending = others;
+        self.close(flow);
+        self.pending.extend(told);
+        self.pending.push_back((flow, Ready::Closed(failure)));
+    }
+
+    fn insert(&mut self, flow: FlowId, entry: Entry) -> io::Result<()> {
+        let slot = index(flow);
+        if self.entries.len() <= slot {
+            self.entries.resize_with(slot + 1, || None);
+        }
+        // SAFETY: `close` deletes every entry from the poller before its socket is dropped, and
+        // `drop` closes them all.
+        unsafe {
+            self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level)?;
+        }
+        self.entries[slot] = Some(entry);
+        Ok(())
+    }
+
+    fn update(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        let interest = entry.interest(index(flow));
+        if let Err(error) = self.poller.modify_with_mode(&entry.socket, interest, PollMode::Level) {
+            self.pending.push_back((flow, Ready::Closed(failure(&error))));
+        }
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        for slot in 0..self.entries.len() {
+            self.close(FlowId(u32::try_from(slot).expect("slots are flow ids")));
+        }
+    }
+}
+
+fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
+    entries.get_mut(index(flow))?.as_mut()
+}
+
+fn index(flow: FlowId) -> usize {
+    usize::try_from(flow.0).expect("32 bits fit")
+}

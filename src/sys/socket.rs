@@ -1,0 +1,101 @@
+//! Making sockets: options that must be set before a connection exists, the same for every
+//! backend. A socket leaves here in blocking mode; the readiness backend changes that.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::platform;
+
+/// Options of a prober's socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Source address.
+    pub source: Option<IpAddr>,
+    /// Interface to leave by.
+    pub interface: Option<String>,
+    /// Differentiated services code point, 0 to 63.
+    pub dscp: Option<u8>,
+    /// Time to live (hop limit), 1 to 255.
+    pub ttl: Option<u8>,
+}
+
+/// A socket ready to connect to `to`.
+///
+/// # Errors
+/// The errno of the option that failed, with the option's flag in the message.
+pub fn prober(to: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(name) = &options.interface {
+        platform::bind_interface(&socket, name, to.is_ipv6())
+            .map_err(|error| named(&error, &format!("--interface {name}")))?;
+    }
+    if let Some(dscp) = options.dscp {
+        platform::set_traffic_class(&socket, to.is_ipv6(), u32::from(dscp) << 2)
+            .map_err(|error| named(&error, &format!("--dscp {dscp}")))?;
+    }
+    if let Some(ttl) = options.ttl {
+        let hops = u32::from(ttl);
+        let set =
+            if to.is_ipv6() { socket.set_unicast_hops_v6(hops) } else { socket.set_ttl_v4(hops) };
+        set.map_err(|error| named(&error, &format!("--ttl {ttl}")))?;
+    }
+    if let Some(source) = options.source {
+        let from = SocketAddr::new(source, 0);
+        socket.bind(&from.into()).map_err(|error| named(&error, &format!("--source {source}")))?;
+    }
+    tune(&socket)?;
+    platform::keep_bursts_unpaced(&socket);
+    Ok(socket)
+}
+
+/// A listening socket. `:port` (the IPv6 unspecified address) serves both families, or IPv4 alone
+/// where the host has no IPv6.
+///
+/// # Errors
+/// The errno of bind(2) or listen(2).
+pub fn listener(at: SocketAddr, share_port: bool) -> io::Result<Socket> {
+    match bind_listener(at, share_port) {
+        Err(error) if at.ip().is_unspecified() && at.is_ipv6() && no_ipv6(&error) => {
+            let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port());
+            bind_listener(SocketAddr::V4(any), share_port)
+        }
+        result => result,
+    }
+}
+
+fn bind_listener(at: SocketAddr, share_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(!at.ip().is_unspecified())?;
+    }
+    platform::allow_rebinding(&socket, share_port)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Options of every connection: no Nagle, and dead peers are found.
+///
+/// # Errors
+/// The errno of setsockopt(2).
+pub fn tune(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || platform::family_unsupported(error)
+}
+
+fn named(error: &io::Error, flag: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{flag}: {error}"))
+}
+
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: i32 = 1_024;
+/// Idle time before the kernel asks whether the peer is alive (as the seed).
+const KEEPALIVE: Duration = Duration::from_secs(30);
