@@ -7,6 +7,7 @@
 
 mod bench;
 mod check_foreign;
+mod deny;
 mod fuzz;
 mod packages;
 mod shell;
@@ -33,6 +34,8 @@ enum Task {
     Tidy,
     /// Type-checks the portable build for Windows and macOS.
     CheckForeign(check_foreign::Options),
+    /// Holds the dependencies to `.deny.toml`.
+    Deny,
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Options),
     /// Runs the benches in release mode.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Tidy => tidy::run(),
         Task::CheckForeign(options) => check_foreign::run(&options),
+        Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{check_foreign, fuzz, packages, shell, tidy};
+use crate::{check_foreign, deny, fuzz, packages, shell, tidy};
 
 /// How strict to be.
 #[derive(Args)]
@@ -56,10 +56,18 @@ pub fn run(options: &Options) -> Result<()> {
     })?;
     step("fuzz", || fuzz::run(&fuzz::Options::all(options.fuzz_seconds)))?;
     let mut skipped: Vec<String> = Vec::new();
+    if strict || deny::installed().is_some() {
+        step("dependencies", deny::run)?;
+    } else {
+        skipped.push("deny: cargo-deny is not installed; `cargo xtask deny` builds it".to_owned());
+    }
     if check_foreign::is_possible() {
         step("foreign platforms", || check_foreign::run(&check_foreign::Options::default()))?;
     } else {
-        skipped.push("check-foreign: no standard library for other platforms here".to_owned());
+        skipped.push(
+            "check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
+                .to_owned(),
+        );
     }
     let skips = fs::read_to_string(&skips_path)?;
     skipped.extend(skips.lines().map(str::to_owned));
