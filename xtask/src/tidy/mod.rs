@@ -2,6 +2,7 @@
 //! what it found, and any finding fails the task. Tracked files flow in, findings flow out.
 
 mod arrows;
+mod readme;
 mod rules;
 mod source;
 
@@ -30,6 +31,7 @@ pub fn run() -> Result<()> {
     let mut findings: Vec<Finding> = sources.iter().flat_map(check).collect();
     findings.extend(rules::golden_files(&sources));
     findings.extend(arrows::modules_without_row(&sources));
+    findings.extend(readme::check(&sources));
     for Finding { path, line, message } in &findings {
         println!("{path}:{line}: {message}");
     }
