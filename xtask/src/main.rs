@@ -1,1 +1,57 @@
-fn main() {}
+//! The project's own tasks: `cargo xtask TASK` runs the same words on a laptop and on a server.
+//! Each task is one file; arguments flow in here, the exit code flows out.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task is run for its output")]
+#![expect(unreachable_pub, reason = "a binary has no outside: `pub` means for the other tasks")]
+#![expect(clippy::disallowed_methods, reason = "a task's duration is shown, not measured")]
+
+mod bench;
+mod check_foreign;
+mod deny;
+mod fuzz;
+mod packages;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and measures rttscope.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that must pass: installs what it needs, checks, tests, fuzzes briefly.
+    Test(test::Options),
+    /// Checks the sources as text: the architecture's arrows, `unsafe`, platforms, sizes.
+    Tidy,
+    /// Type-checks the portable build for Windows and macOS.
+    CheckForeign(check_foreign::Options),
+    /// Holds the dependencies to `.deny.toml`.
+    Deny,
+    /// Runs the fuzz targets for a bounded time.
+    Fuzz(fuzz::Options),
+    /// Runs the benches in release mode.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Test(options) => test::run(&options),
+        Task::Tidy => tidy::run(),
+        Task::CheckForeign(options) => check_foreign::run(&options),
+        Task::Deny => deny::run(),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,76 @@
+//! What the tests need besides Rust and a C linker, and how to get it: by package name as root on
+//! Debian and its relatives, by a clear message anywhere else.
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// A program that some task runs, and the Debian package that has it.
+pub struct Tool {
+    /// The program's name, looked for on the search path.
+    pub program: &'static str,
+    /// The Debian package.
+    pub package: &'static str,
+    /// What does not work without it.
+    pub purpose: &'static str,
+}
+
+/// What `cargo xtask test` needs.
+pub const TEST: [Tool; 4] = [
+    Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
+    Tool { program: "unshare", package: "util-linux", purpose: "tests in network namespaces" },
+    Tool { program: "prometheus", package: "prometheus", purpose: "a scrape by the real server" },
+    Tool { program: "promtool", package: "prometheus", purpose: "linting the metrics page" },
+];
+
+/// What `cargo xtask fuzz` needs.
+pub const FUZZ: [Tool; 1] =
+    [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];
+
+/// Whether packages can be installed here without asking anybody.
+pub fn can_install() -> bool {
+    shell::find("apt-get").is_some() && is_root()
+}
+
+/// Installs the tools that are missing, or says which packages to install.
+pub fn require(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> =
+        tools.iter().filter(|tool| shell::find(tool.program).is_none()).collect();
+    for tool in &missing {
+        println!("missing: {} (package {}), for {}", tool.program, tool.package, tool.purpose);
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !can_install() {
+        bail!(
+            "install the programs listed above; on Debian: apt-get install {}",
+            packages.join(" ")
+        );
+    }
+    install(&packages)
+}
+
+/// Installs these Debian packages, without the recommended ones and without starting services.
+pub fn install(packages: &[&str]) -> Result<()> {
+    println!("installing: {}", packages.join(" "));
+    shell::run(shell::command("apt-get").args(["update", "-qq"]))?;
+    // A package must not start its daemon on a developer's machine: `invoke-rc.d` starts nothing
+    // in runlevel 1.
+    shell::run(
+        shell::command("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .args(["install", "-qq", "-y", "--no-install-recommends"])
+            .args(packages),
+    )
+}
+
+/// Whether this process may install packages.
+fn is_root() -> bool {
+    let user = shell::output(shell::command("id").arg("-u")).ok();
+    user.is_some_and(|id| id.trim() == "0")
+}

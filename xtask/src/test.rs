@@ -1,0 +1,116 @@
+//! Everything that must pass before a change lands, cheapest first. Nothing flows in but the
+//! sources; the first failure flows out, and at the end the list of tests that could not run.
+//!
+//! A test that lacks a privilege here appends `name: reason` to the file named by
+//! `RTTSCOPE_SKIPS` and passes. On a developer's machine the list is shown; where `CI=true` (or
+//! with `--no-skips`) a test that did not run is a failure.
+
+use std::env;
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{check_foreign, deny, fuzz, packages, shell, tidy};
+
+/// How strict to be.
+#[derive(Args)]
+pub struct Options {
+    /// Fail if a test was skipped. The default where the environment says `CI=true`.
+    #[arg(long, overrides_with = "allow_skips")]
+    no_skips: bool,
+    /// Only list the skipped tests, even where `CI=true`.
+    #[arg(long)]
+    allow_skips: bool,
+    /// Seconds for each fuzz target.
+    #[arg(long, default_value_t = fuzz::SECONDS_DEFAULT)]
+    fuzz_seconds: u64,
+}
+
+/// Runs every step and stops at the first that fails.
+pub fn run(options: &Options) -> Result<()> {
+    let strict = !options.allow_skips && (options.no_skips || is_ci());
+    packages::require(&packages::TEST)?;
+    let skips_path = shell::target_folder().join("skipped-tests.txt");
+    fs::create_dir_all(shell::target_folder())?;
+    fs::write(&skips_path, "").with_context(|| format!("cannot write {skips_path:?}"))?;
+
+    step("format", || {
+        shell::run(&mut shell::cargo(["fmt", "--all", "--check"]))?;
+        let fuzz = ["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"];
+        shell::run(&mut shell::cargo(fuzz))
+    })?;
+    step("tidy", tidy::run)?;
+    step("clippy", || {
+        let words = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
+        shell::run(&mut shell::cargo(words))
+    })?;
+    step("tests", || {
+        let mut test = shell::cargo(["test", "--workspace"]);
+        shell::run(test.env("RTTSCOPE_SKIPS", &skips_path))
+    })?;
+    step("documentation", || {
+        let mut doc = shell::cargo(["doc", "--workspace", "--no-deps"]);
+        shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
+    })?;
+    step("fuzz", || fuzz::run(&fuzz::Options::all(options.fuzz_seconds)))?;
+    let mut skipped: Vec<String> = Vec::new();
+    if strict || deny::installed().is_some() {
+        step("dependencies", deny::run)?;
+    } else {
+        skipped.push("deny: cargo-deny is not installed; `cargo xtask deny` builds it".to_owned());
+    }
+    if check_foreign::is_possible() {
+        step("foreign platforms", || check_foreign::run(&check_foreign::Options::default()))?;
+    } else {
+        skipped.push(
+            "check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
+                .to_owned(),
+        );
+    }
+    let skips = fs::read_to_string(&skips_path)?;
+    skipped.extend(skips.lines().map(str::to_owned));
+    conclude(&skipped, strict)
+}
+
+fn step(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("\n== {name}");
+    let start = Instant::now();
+    body().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: ok after {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn conclude(skipped: &[String], strict: bool) -> Result<()> {
+    if skipped.is_empty() {
+        println!("\neverything passed, nothing was skipped");
+        return Ok(());
+    }
+    println!("\n{} skipped, because something is missing here:", skipped.len());
+    for line in skipped {
+        println!("  SKIP {line}");
+    }
+    if strict {
+        bail!("a test was skipped where all must run; --allow-skips only lists them");
+    }
+    println!("everything else passed");
+    Ok(())
+}
+
+fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| value == "true" || value == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_fails_only_where_all_must_run() {
+        let skipped = ["veth: not root".to_owned()];
+        assert!(conclude(&skipped, true).is_err());
+        assert!(conclude(&skipped, false).is_ok());
+        assert!(conclude(&[], true).is_ok());
+    }
+}
