@@ -20,4 +20,5 @@ pub mod http;
 pub mod report;
 
 pub mod config;
+pub mod log;
 pub mod cli;
