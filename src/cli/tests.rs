@@ -253,8 +253,8 @@ fn files_of_targets() {
         &format!("probe x=z:3 --targets {path}"),
         "x: two targets have this name; write e.g. other=a:1 for one of them",
     );
-    let missing = "cannot be read (No such file or directory (os error 2)); \
-                   write the path of a JSON file";
+    let error = std::fs::File::open("/nowhere.json").unwrap_err();
+    let missing = format!("cannot be read ({error}); write the path of a JSON file");
     check_refused("probe --targets /nowhere.json", &format!("--targets /nowhere.json: {missing}"));
     check_refused(
         "-mode=client -targets=/nowhere.json",

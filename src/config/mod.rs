@@ -229,8 +229,10 @@ pub mod limits {
     pub const TARGETS_MAX: usize = 100_000;
     /// Objectives of one prober.
     pub const SLOS_MAX: usize = 8;
-    /// Connections of one responder thread, at most (`defaults::CONNECTIONS_MAX` if not told).
-    pub const CONNECTIONS_MAX: u64 = 1_000_000;
+    /// Connections of one responder thread, unless configured.
+    pub const CONNECTIONS_MAX: usize = 10_000;
+    /// The most that can be configured: the kernel's own ceiling of descriptors (`fs.nr_open`).
+    pub const CONNECTIONS_CONFIGURED_MAX: u64 = 1_048_576;
     /// Shortest idle timeout of a responder.
     pub const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
     /// Longest idle timeout of a responder.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::{
-    CONNECTIONS_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN, IN_FLIGHT_MAX, INTERVAL_MAX,
-    INTERVAL_MIN, PADDING_BYTES_MAX, THREADS_MAX, WINDOW_MAX,
+    CONNECTIONS_CONFIGURED_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN, IN_FLIGHT_MAX,
+    INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, THREADS_MAX, WINDOW_MAX,
 };
 use super::{BadValue, Priority, Slo, Target, address, duration};
 use crate::time::duration_ns;
@@ -35,7 +35,7 @@ pub fn idle_timeout(text: &str) -> Result<Duration, BadValue> {
 
 /// [`super::ServeSection::connections_max`].
 pub fn connections_max(text: &str) -> Result<usize, BadValue> {
-    number(text, 1, CONNECTIONS_MAX, "10000")
+    number(text, 1, CONNECTIONS_CONFIGURED_MAX, "10000")
 }
 
 /// [`super::ProbeSection::window`].
@@ -246,6 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{defaults, limits};
 
     fn check<T: PartialEq + Debug>(
         parse: impl Fn(&str) -> Result<T, BadValue>,
@@ -275,9 +276,10 @@ mod tests {
         );
         check(padding_bytes, "0", Ok(0));
         check(padding_bytes, "1401", Err("must be at most 1400; write e.g. 1000"));
+        check(connections_max, defaults::CONNECTIONS_MAX, Ok(limits::CONNECTIONS_MAX));
         check(ttl, "255", Ok(255));
         check(ttl, "256", Err("must be at most 255; write e.g. 64"));
-        check(connections_max, "1000001", Err("must be at most 1000000; write e.g. 10000"));
+        check(connections_max, "1048577", Err("must be at most 1048576; write e.g. 10000"));
     }
 
     #[test]
