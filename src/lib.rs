@@ -21,4 +21,5 @@ pub mod http;
 pub mod report;
 
 pub mod config;
+pub mod log;
 pub mod cli;

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use crate::sys::{ClockChoice, IoChoice};
 
+pub mod address;
+pub mod duration;
+pub mod setting;
+
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -24,18 +28,20 @@ pub struct Config {
 /// The responder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServeSection {
-    /// Where to listen; port 0 takes a free one and logs it.
+    /// Where to listen; port 0 takes a free one and logs it. `[::]` means every address, IPv4
+    /// too, and falls back to `0.0.0.0` where IPv6 is off.
     pub listen: SocketAddr,
     /// Close a connection on which nothing was received for this long.
     pub idle_timeout: Duration,
-    /// Connections beyond this many are closed at once and counted.
+    /// Connections of one thread beyond this many are closed at once and counted.
     pub connections_max: usize,
 }
 
 /// The prober.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeSection {
-    /// Whom to probe; never empty.
+    /// Whom to probe, with distinct names. Empty means the responder of the same [`Config`], whose
+    /// address is known once it listens; without a responder it is never empty.
     pub targets: Vec<Target>,
     /// Time between two probes of one target.
     pub interval: Duration,
@@ -171,6 +177,48 @@ pub struct LogSection {
     pub json: bool,
 }
 
+/// Why a text is no good value, and what would be one. Knows no flag: the command line puts the
+/// flag before both, a file its key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}; write e.g. {instead}")]
+pub struct BadValue {
+    /// What is wrong, as the end of a sentence that begins with the value.
+    pub why: String,
+    /// A value that would be accepted.
+    pub instead: String,
+}
+
+impl BadValue {
+    /// Both halves of the message.
+    #[must_use]
+    pub fn new(why: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self { why: why.into(), instead: instead.into() }
+    }
+}
+
+/// What a setting is unless it is given, as a user would write it: help texts show these words,
+/// and they pass through the same parsers as a user's.
+pub mod defaults {
+    /// Every address, the seed's port.
+    pub const LISTEN: &str = ":4000";
+    /// `both` exposes nothing unless it is told to.
+    pub const LISTEN_BOTH: &str = "127.0.0.1:4000";
+    /// The seed's metrics port.
+    pub const WEB_LISTEN: &str = ":2112";
+    /// See [`super::ServeSection::idle_timeout`].
+    pub const IDLE_TIMEOUT: &str = "10m";
+    /// See [`super::ServeSection::connections_max`].
+    pub const CONNECTIONS_MAX: &str = "10000";
+    /// See [`super::ProbeSection::interval`].
+    pub const INTERVAL: &str = "200ms";
+    /// See [`super::ProbeSection::timeout`].
+    pub const TIMEOUT: &str = "800ms";
+    /// See [`super::ProbeSection::window`].
+    pub const WINDOW: &str = "100";
+    /// See [`super::MeasuringSection::threads`].
+    pub const THREADS: &str = "1";
+}
+
 /// Limits with a name. Those that a user may want to move are fields of the sections above.
 pub mod limits {
     use std::time::Duration;
@@ -183,6 +231,18 @@ pub mod limits {
     pub const SLOS_MAX: usize = 8;
     /// Connections of one responder thread, unless configured.
     pub const CONNECTIONS_MAX: usize = 10_000;
+    /// The most that can be configured: the kernel's own ceiling of descriptors (`fs.nr_open`).
+    pub const CONNECTIONS_CONFIGURED_MAX: u64 = 1_048_576;
+    /// Shortest idle timeout of a responder.
+    pub const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+    /// Longest idle timeout of a responder.
+    pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
+    /// CPUs that can be named for pinning (the kernel's largest `NR_CPUS` on x86).
+    pub const CPUS_MAX: usize = 8_192;
+    /// Bytes of a target's or an objective's name.
+    pub const NAME_BYTES_MAX: usize = 255;
+    /// Bytes of a file of targets.
+    pub const TARGETS_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// Probes of one target that may be in flight: `timeout / interval` may not exceed it.
     pub const IN_FLIGHT_MAX: usize = 1_024;
     /// Shortest interval.

@@ -1,0 +1,199 @@
+//! The flags as clap reads them: texts, defaults and help, no meaning. A new command is a variant
+//! of [`Command`] and a struct of the groups below; `build` gives it its meaning.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::defaults;
+
+/// High-precision TCP round-trip probe: kernel time, per-stage split, Prometheus metrics.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rttscope",
+    bin_name = "rttscope",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = false,
+    after_help = "Durations: 10ms, 1m30s. Addresses: host:port, [v6%zone]:port, :port.\n\
+                  Exit codes: 0 good, 1 the measured thing failed, 2 bad use, 3 we could not work.\n\
+                  Command lines of tcp_ping_prometheus (-mode=client -target=…) work unchanged."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Answer probes.
+    Serve(ServeCommand),
+    /// Probe targets: exit code 1 if nothing was received.
+    Probe(ProbeCommand),
+    /// Answer probes and send them; to oneself unless targets are given.
+    Both(BothCommand),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeCommand {
+    /// Where to answer probes; :PORT is every address.
+    #[arg(long, value_name = "ADDR", default_value = defaults::LISTEN)]
+    pub(super) listen: String,
+    #[command(flatten)]
+    pub(super) responder: ResponderFlags,
+    #[command(flatten)]
+    pub(super) web: WebFlags,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeCommand {
+    #[command(flatten)]
+    pub(super) prober: ProberFlags,
+    /// Serve /metrics here; off unless given.
+    #[arg(long = "web.listen-address", value_name = "ADDR")]
+    pub(super) web_listen_address: Option<String>,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BothCommand {
+    /// Where to answer probes; :PORT is every address.
+    #[arg(long, value_name = "ADDR", default_value = defaults::LISTEN_BOTH)]
+    pub(super) listen: String,
+    #[command(flatten)]
+    pub(super) responder: ResponderFlags,
+    #[command(flatten)]
+    pub(super) prober: ProberFlags,
+    #[command(flatten)]
+    pub(super) web: WebFlags,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WebFlags {
+    /// Where to serve /metrics.
+    #[arg(long = "web.listen-address", value_name = "ADDR", default_value = defaults::WEB_LISTEN)]
+    pub(super) web_listen_address: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResponderFlags {
+    /// Close a connection on which nothing came for this long.
+    #[arg(long, value_name = "DURATION", default_value = defaults::IDLE_TIMEOUT)]
+    pub(super) idle_timeout: String,
+    /// Close connections beyond this many at once, in each measuring thread.
+    #[arg(long, value_name = "N", default_value = defaults::CONNECTIONS_MAX)]
+    pub(super) max_connections: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProberFlags {
+    /// host:port, or name=host:port to choose the `target` label.
+    #[arg(value_name = "TARGET")]
+    pub(super) target: Vec<String>,
+    /// JSON file with more targets: [{"name": "db", "address": "10.0.0.1:4000"}].
+    #[arg(long, value_name = "FILE")]
+    pub(super) targets: Option<PathBuf>,
+    /// Time between two probes of one target.
+    #[arg(long, value_name = "DURATION", default_value = defaults::INTERVAL)]
+    pub(super) interval: String,
+    /// How long to wait for a reply; may exceed the interval.
+    #[arg(long, value_name = "DURATION", default_value = defaults::TIMEOUT)]
+    pub(super) timeout: String,
+    /// Let the timeout follow the measured times (RFC 6298), from --timeout on; hides stalls.
+    #[arg(long)]
+    pub(super) adaptive: bool,
+    /// Outcomes in the sliding loss window.
+    #[arg(long, value_name = "N", default_value = defaults::WINDOW)]
+    pub(super) window: String,
+    /// Stop after this many probes of each target.
+    #[arg(long, value_name = "N")]
+    pub(super) count: Option<String>,
+    /// Stop after this long.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) duration: Option<String>,
+    /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
+    #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
+    pub(super) slo: Vec<String>,
+    /// One JSON object a probe on standard output, and a summary.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Frames to speak; auto falls back to what the peer understands.
+    #[arg(
+        long,
+        value_name = "WIRE",
+        default_value = "auto",
+        value_parser = ["auto", "v1", "v2", "v3"]
+    )]
+    pub(super) wire: String,
+    /// Bytes added to every v3 frame.
+    #[arg(long, value_name = "BYTES", default_value = "0")]
+    pub(super) padding: String,
+    /// Source address of the probes.
+    #[arg(long, value_name = "IP", help_heading = "Sockets")]
+    pub(super) source: Option<String>,
+    /// Interface that the probes leave by.
+    #[arg(long, value_name = "NAME", help_heading = "Sockets")]
+    pub(super) interface: Option<String>,
+    /// Differentiated services code point: 0 to 63, EF, CS0 to CS7, AF11 to AF43.
+    #[arg(long, value_name = "DSCP", help_heading = "Sockets")]
+    pub(super) dscp: Option<String>,
+    /// Time to live (hop limit), 1 to 255.
+    #[arg(long, value_name = "HOPS", help_heading = "Sockets")]
+    pub(super) ttl: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Measuring and logging")]
+pub(super) struct CommonFlags {
+    /// Backend: io_uring, or readiness (epoll, kqueue, IOCP).
+    #[arg(
+        long,
+        value_name = "IO",
+        default_value = "auto",
+        value_parser = ["auto", "uring", "poll"]
+    )]
+    pub(super) io: String,
+    /// Clock: the best there is, the kernel's or nothing, or ours only.
+    #[arg(
+        long,
+        value_name = "CLOCK",
+        default_value = "auto",
+        value_parser = ["auto", "kernel", "application"]
+    )]
+    pub(super) clock: String,
+    /// Measuring threads, for answering and for probing each.
+    #[arg(long, value_name = "N", default_value = defaults::THREADS)]
+    pub(super) threads: String,
+    /// CPUs for the measuring threads, in turn, e.g. 0,2-3.
+    #[arg(long, value_name = "CPUS")]
+    pub(super) pin: Option<String>,
+    /// Never sleep while waiting: costs a CPU a thread, saves the wake-up.
+    #[arg(long)]
+    pub(super) busy_poll: bool,
+    /// Priority of the measuring threads: nice:-20 to nice:19, fifo:1 to fifo:99.
+    #[arg(long, value_name = "PRIORITY")]
+    pub(super) priority: Option<String>,
+    /// Least severe messages to log.
+    #[arg(
+        long = "log.level",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = ["error", "warn", "info", "debug", "trace"]
+    )]
+    pub(super) log_level: String,
+    /// How to log, always to standard error.
+    #[arg(
+        long = "log.format",
+        value_name = "FORMAT",
+        default_value = "text",
+        value_parser = ["text", "json"]
+    )]
+    pub(super) log_format: String,
+}

@@ -1,0 +1,211 @@
+//! From flags to meaning: each text through the parser of its setting, then the checks between
+//! settings, each complaint with its flag in front.
+
+use super::args::{
+    BothCommand, Cli, Command, CommonFlags, ProbeCommand, ProberFlags, ResponderFlags, ServeCommand,
+};
+use super::{Place, UsageError, targets};
+use crate::config::address::parse_listen;
+use crate::config::{
+    BadValue, Config, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
+    SocketSettings, Target, WebSection, WireChoice, limits, setting,
+};
+use crate::sys::{ClockChoice, IoChoice};
+
+/// The `Config` that a command line stands for.
+pub(super) fn config(cli: &Cli) -> Result<Config, UsageError> {
+    match &cli.command {
+        Command::Serve(command) => serve(command),
+        Command::Probe(command) => probe(command),
+        Command::Both(command) => both(command),
+    }
+}
+
+/// `value` through the parser of its setting; a complaint begins with `place`.
+pub(super) fn value_at<T>(
+    place: Place<'_>,
+    value: &str,
+    parse: impl Fn(&str) -> Result<T, BadValue>,
+) -> Result<T, UsageError> {
+    parse(value).map_err(|bad| UsageError::at(place, value, &bad))
+}
+
+/// Level `info`, text or JSON.
+pub(super) const fn log_at_info(json: bool) -> LogSection {
+    LogSection { level: tracing::Level::INFO, json }
+}
+
+fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
+    Ok(Config {
+        serve: Some(serve_section(&command.listen, &command.responder)?),
+        probe: None,
+        web: Some(web_section(&command.web.web_listen_address)?),
+        measuring: measuring_section(&command.common)?,
+        log: log_section(&command.common),
+    })
+}
+
+fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
+    let probe = probe_section(&command.prober)?;
+    if probe.targets.is_empty() {
+        return Err(UsageError::new("probe: no target; write e.g. rttscope probe 10.0.0.1:4000"));
+    }
+    let web = command.web_listen_address.as_deref().map(web_section).transpose()?;
+    Ok(Config {
+        serve: None,
+        probe: Some(probe),
+        web,
+        measuring: measuring_section(&command.common)?,
+        log: log_section(&command.common),
+    })
+}
+
+fn both(command: &BothCommand) -> Result<Config, UsageError> {
+    Ok(Config {
+        serve: Some(serve_section(&command.listen, &command.responder)?),
+        probe: Some(probe_section(&command.prober)?),
+        web: Some(web_section(&command.web.web_listen_address)?),
+        measuring: measuring_section(&command.common)?,
+        log: log_section(&command.common),
+    })
+}
+
+fn serve_section(listen: &str, flags: &ResponderFlags) -> Result<ServeSection, UsageError> {
+    Ok(ServeSection {
+        listen: flag("--listen", listen, parse_listen)?,
+        idle_timeout: flag("--idle-timeout", &flags.idle_timeout, setting::idle_timeout)?,
+        connections_max: flag(
+            "--max-connections",
+            &flags.max_connections,
+            setting::connections_max,
+        )?,
+    })
+}
+
+fn web_section(listen: &str) -> Result<WebSection, UsageError> {
+    flag("--web.listen-address", listen, parse_listen).map(|listen| WebSection { listen })
+}
+
+fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
+    let interval = flag("--interval", &flags.interval, setting::interval)?;
+    let timeout = flag("--timeout", &flags.timeout, setting::timeout)?;
+    let in_flight = setting::check_in_flight(interval, timeout);
+    flag("--timeout", &flags.timeout, |_| in_flight.clone())?;
+    let wire = match flags.wire.as_str() {
+        "v1" => WireChoice::V1,
+        "v2" => WireChoice::V2,
+        "v3" => WireChoice::V3,
+        _ => WireChoice::Auto,
+    };
+    Ok(ProbeSection {
+        targets: target_list(flags)?,
+        interval,
+        timeout,
+        adaptive: flags.adaptive,
+        window: flag("--window", &flags.window, setting::window)?,
+        count: optional("--count", flags.count.as_ref(), setting::count)?,
+        duration: optional("--duration", flags.duration.as_ref(), setting::run_duration)?,
+        wire,
+        padding_bytes: padding(&flags.padding, wire)?,
+        socket: SocketSettings {
+            source: optional("--source", flags.source.as_ref(), setting::source)?,
+            interface: optional("--interface", flags.interface.as_ref(), setting::interface)?,
+            dscp: optional("--dscp", flags.dscp.as_ref(), setting::dscp)?,
+            ttl: optional("--ttl", flags.ttl.as_ref(), setting::ttl)?,
+        },
+        slos: objectives(flags, timeout)?,
+        report: if flags.json { ReportMode::Json } else { ReportMode::Live },
+    })
+}
+
+/// The targets of the command line, then those of the file.
+fn target_list(flags: &ProberFlags) -> Result<Vec<Target>, UsageError> {
+    let mut list = Vec::with_capacity(flags.target.len());
+    for text in &flags.target {
+        list.push(value_at(Place::Target, text, str::parse)?);
+    }
+    if let Some(path) = &flags.targets {
+        let name = format!("--targets {}", super::shown(&path.to_string_lossy()));
+        list.extend(targets::read(path).map_err(|why| UsageError::new(format!("{name}: {why}")))?);
+    }
+    targets::check(&list).map_err(UsageError::new)?;
+    Ok(list)
+}
+
+/// Only v3 frames have room for padding.
+fn padding(text: &str, wire: WireChoice) -> Result<u16, UsageError> {
+    let padding_bytes = flag("--padding", text, setting::padding_bytes)?;
+    if padding_bytes > 0 && matches!(wire, WireChoice::V1 | WireChoice::V2) {
+        let line = format!("--padding {text}: v1 and v2 frames have no padding; add --wire v3");
+        return Err(UsageError::new(line));
+    }
+    Ok(padding_bytes)
+}
+
+fn objectives(flags: &ProberFlags, timeout: std::time::Duration) -> Result<Vec<Slo>, UsageError> {
+    let mut slos: Vec<Slo> = Vec::with_capacity(flags.slo.len());
+    for text in &flags.slo {
+        let slo = flag("--slo", text, |text| {
+            let slo = setting::slo(text)?;
+            setting::check_threshold(&slo, timeout)?;
+            if slos.iter().any(|earlier| earlier.name == slo.name) {
+                let objective = text.split_once('=').map_or(text, |(_, objective)| objective);
+                let why = format!("is the second objective named {}", slo.name);
+                return Err(BadValue::new(why, format!("strict={objective}")));
+            }
+            Ok(slo)
+        })?;
+        slos.push(slo);
+    }
+    if slos.len() > limits::SLOS_MAX {
+        let (given, most) = (slos.len(), limits::SLOS_MAX);
+        return Err(UsageError::new(format!("--slo: given {given} times; write at most {most}")));
+    }
+    Ok(slos)
+}
+
+fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection, UsageError> {
+    Ok(MeasuringSection {
+        io: match flags.io.as_str() {
+            "uring" => IoChoice::Uring,
+            "poll" => IoChoice::Poll,
+            _ => IoChoice::Auto,
+        },
+        clock: match flags.clock.as_str() {
+            "kernel" => ClockChoice::Kernel,
+            "application" => ClockChoice::Application,
+            _ => ClockChoice::Auto,
+        },
+        threads: flag("--threads", &flags.threads, setting::threads)?,
+        pin: optional("--pin", flags.pin.as_ref(), setting::pin)?.unwrap_or_default(),
+        busy_poll: flags.busy_poll,
+        priority: optional("--priority", flags.priority.as_ref(), setting::priority)?,
+    })
+}
+
+fn log_section(flags: &CommonFlags) -> LogSection {
+    let level = match flags.log_level.as_str() {
+        "error" => tracing::Level::ERROR,
+        "warn" => tracing::Level::WARN,
+        "debug" => tracing::Level::DEBUG,
+        "trace" => tracing::Level::TRACE,
+        _ => tracing::Level::INFO,
+    };
+    LogSection { level, json: flags.log_format == "json" }
+}
+
+fn flag<T>(
+    name: &str,
+    value: &str,
+    parse: impl Fn(&str) -> Result<T, BadValue>,
+) -> Result<T, UsageError> {
+    value_at(Place::Flag(name), value, parse)
+}
+
+fn optional<T>(
+    name: &str,
+    value: Option<&String>,
+    parse: impl Fn(&str) -> Result<T, BadValue>,
+) -> Result<Option<T>, UsageError> {
+    value.map(|value| flag(name, value, parse)).transpose()
+}

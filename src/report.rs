@@ -1,1 +1,0 @@
-//! Terminal and JSON output.
