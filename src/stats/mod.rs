@@ -2,39 +2,19 @@
 //! series without locks, and everything that shows something reads a [`Snapshot`] of all of them.
 //! The control plane adds and removes series; the measuring threads never see that lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+pub mod slo;
+
+mod published;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::loss;
 use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
 
-/// `N` words that one thread writes as a set and others read as a set: a seqlock.
-#[derive(Debug)]
-pub struct Published<const N: usize> {
-    /// Odd while the words are being written.
-    sequence: AtomicU64,
-    words: [AtomicU64; N],
-}
-
-/// One objective, counted exactly.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Objective {
-    /// The `slo` label.
-    pub name: String,
-    /// A probe is good if it was received and its RTT by the best clock is at most this.
-    pub threshold_ns: u64,
-    /// Wanted share of good probes, in (0, 1).
-    pub objective_ratio: f64,
-}
-
-/// The objectives of a prober, and the histogram boundaries that hold their thresholds; shared by
-/// all its series.
-#[derive(Debug)]
-pub struct Objectives {
-    list: Box<[Objective]>,
-    boundaries: Arc<Boundaries>,
-}
+use self::published::Published;
+use self::slo::{Objectives, SloCounters, SloSnapshot};
 
 /// What one probed target is measured into. The worker that owns the target is the only one to
 /// call [`Self::record`] and [`Self::publish`].
@@ -169,17 +149,6 @@ pub struct ProbeSnapshot {
     pub resolve_failures: u64,
 }
 
-/// One objective of one target at one moment; `good ≤ total`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SloSnapshot {
-    /// Which one.
-    pub objective: Objective,
-    /// Finished probes.
-    pub total: u64,
-    /// Those received within the threshold.
-    pub good: u64,
-}
-
 /// One listener at one moment, summed over its workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EchoSnapshot {
@@ -198,61 +167,6 @@ pub struct WorkerSnapshot {
     pub thread: String,
     /// How late it woke up from timed waits.
     pub lateness: HistogramSnapshot,
-}
-
-impl<const N: usize> Default for Published<N> {
-    fn default() -> Self {
-        Self { sequence: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; N] }
-    }
-}
-
-impl<const N: usize> Published<N> {
-    /// Replaces all words. Only one thread may call this.
-    pub fn publish(&self, words: [u64; N]) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
-        // Orders the odd number before the words: a reader that sees one of the new words, and
-        // then passes its own fence, sees at least the odd number.
-        fence(Ordering::Release);
-        for (cell, word) in self.words.iter().zip(words) {
-            cell.store(word, Ordering::Relaxed);
-        }
-        // Release orders the words before the even number.
-        self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
-    }
-
-    /// The words of one [`Self::publish`]. Waits while one is under way, a few ns, or until the
-    /// scheduler lets the writer go on.
-    #[must_use]
-    pub fn read(&self) -> [u64; N] {
-        let mut attempts = 0_u32;
-        loop {
-            // Acquire: the words read below are not older than this number.
-            let before = self.sequence.load(Ordering::Acquire);
-            let words = std::array::from_fn(|word| self.words[word].load(Ordering::Relaxed));
-            // Orders the words before the second look at the number; see the writer's fence.
-            fence(Ordering::Acquire);
-            let after = self.sequence.load(Ordering::Relaxed);
-            if before == after && before.is_multiple_of(2) {
-                return words;
-            }
-            attempts += 1;
-            if attempts.is_multiple_of(SPINS_MAX) {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-    }
-}
-
-impl Objectives {
-    /// These, with a classic bucket that ends at each threshold.
-    #[must_use]
-    pub fn new(list: Vec<Objective>) -> Self {
-        let thresholds_ns: Vec<u64> = list.iter().map(|slo| slo.threshold_ns).collect();
-        Self { boundaries: Arc::new(Boundaries::new(&thresholds_ns)), list: list.into() }
-    }
 }
 
 impl ProbeSeries {
@@ -562,33 +476,6 @@ fn snapshots<T: Copy, const N: usize>(
     named.filter_map(|(name, histogram)| Some((name, histogram.snapshot()?))).collect()
 }
 
-/// Exact counters of one objective of one target, with a single writer.
-#[derive(Debug, Default)]
-struct SloCounters {
-    total: AtomicU64,
-    good: AtomicU64,
-}
-
-impl SloCounters {
-    fn record(&self, good: bool) {
-        // Load and store suffice, as nobody else stores. Whoever sees a probe as good (Release)
-        // also sees it in the total, which is stored before.
-        self.total.store(self.total.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let good = self.good.load(Ordering::Relaxed) + u64::from(good);
-        self.good.store(good, Ordering::Release);
-    }
-
-    fn snapshot(&self, objective: &Objective) -> SloSnapshot {
-        // `good` first: the total read afterwards can only be larger.
-        let good = self.good.load(Ordering::Acquire);
-        let total = self.total.load(Ordering::Relaxed);
-        SloSnapshot { objective: objective.clone(), total, good }
-    }
-}
-
-/// Looks at a seqlock before the reader offers its CPU to a writer that may be waiting for it.
-const SPINS_MAX: u32 = 64;
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
@@ -599,6 +486,7 @@ mod tests {
     use crate::sample::Stamps;
     use crate::time::{Mono, Now, Wall};
 
+    use super::slo::Objective;
     use super::*;
 
     fn series(objectives: Vec<Objective>) -> ProbeSeries {
@@ -626,39 +514,6 @@ mod tests {
 
     fn lost() -> Sample {
         Sample::lost(2, Outcome::Lost(Failure::Reset), Stamps::default(), true)
-    }
-
-    /// Some time between two publications, as there is in a worker: a reader gets whole sets only
-    /// if it is faster than the writer every now and then.
-    fn pause() {
-        (0..100).for_each(|_| std::hint::spin_loop());
-    }
-
-    #[test]
-    fn readers_see_whole_sets_only() {
-        let published = Published::<8>::default();
-        let sets_seen = AtomicU64::new(0);
-        let mut value = 0_u64;
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut last = 0;
-                while sets_seen.load(Ordering::Relaxed) < 200 {
-                    let words = published.read();
-                    assert!(words.iter().all(|word| *word == words[0]), "{words:?}");
-                    assert!(words[0] >= last, "went back from {last} to {}", words[0]);
-                    if words[0] > last {
-                        sets_seen.fetch_add(1, Ordering::Relaxed);
-                    }
-                    last = words[0];
-                }
-            });
-            while !reader.is_finished() {
-                value += 1;
-                published.publish([value; 8]);
-                pause();
-            }
-        });
-        assert_eq!(published.read(), [value; 8]);
     }
 
     #[test]
@@ -733,7 +588,8 @@ mod tests {
                 counters.timeouts = counters.sent / 3;
                 counters.received = counters.sent - counters.timeouts - counters.in_flight;
                 series.publish(&counters);
-                pause();
+                // As in a worker, there is time between two publications.
+                (0..100).for_each(|_| std::hint::spin_loop());
             }
         });
     }
