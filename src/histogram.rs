@@ -6,7 +6,7 @@
 //! classic boundary cuts off. A recording increments exactly one cell, so that in every snapshot,
 //! at whatever moment it was taken, the counts of both kinds have the same sum.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ pub struct Boundaries {
     cut: [u32; CHUNKS],
 }
 
-/// The cells. About 700 bytes, and 256 bytes more for every octave that was ever hit.
+/// The cells. About 700 bytes, and 150 bytes more for every octave that was ever hit.
 #[derive(Debug)]
 pub struct Histogram {
     boundaries: Arc<Boundaries>,
     /// One cell a native bucket (without what `split` counts), allocated by octaves.
-    octaves: [OnceLock<Box<[AtomicU64; PER_OCTAVE]>>; CHUNKS],
+    octaves: [OnceLock<Box<Octave>>; CHUNKS],
     /// One cell a classic boundary: what lies in the boundary's native bucket, not above it, and
     /// above the boundary before it.
     split: Box<[AtomicU64]>,
@@ -108,20 +108,22 @@ impl Histogram {
 
     /// Counts one duration. Only one thread may call this; a second writer would lose counts.
     ///
-    /// Allocates when an octave is hit for the first time, never again.
+    /// Allocates when an octave is hit for the first time, and once more for an octave of which
+    /// one bucket reaches 2^32; see [`Self::chunks`].
     pub fn record(&self, ns: u64) {
-        let position = position_of(ns);
-        let cell = match self.boundaries.split_of(position, ns) {
-            Some(boundary) => &self.split[boundary],
-            None => self.cell(position),
-        };
         // Nobody else stores, so a load and a store lose nothing and cost no locked instruction.
         // The cell comes last and with Release: whoever sees the count sees its sum and maximum.
         self.sum_ns.store(self.sum_ns.load(Ordering::Relaxed).wrapping_add(ns), Ordering::Relaxed);
         if ns > self.max_ns.load(Ordering::Relaxed) {
             self.max_ns.store(ns, Ordering::Relaxed);
         }
-        cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Release);
+        let position = position_of(ns);
+        match self.boundaries.split_of(position, ns) {
+            Some(boundary) => increment(&self.split[boundary]),
+            None => self.octaves[position / PER_OCTAVE]
+                .get_or_init(Box::default)
+                .increment(position % PER_OCTAVE),
+        }
     }
 
     /// The state now, consistent in itself: `count` is the sum of the native buckets and the last
@@ -143,7 +145,7 @@ impl Histogram {
                     count += self.split[classic.len()].load(Ordering::Acquire);
                     classic.push((ends_ns[classic.len()], count));
                 }
-                count += octave.get().map_or(0, |cells| cells[bucket].load(Ordering::Acquire));
+                count += octave.get().map_or(0, |cells| cells.count(bucket));
                 if position == ZERO_POSITION {
                     zero_count = count - before;
                 } else if count > before {
@@ -162,16 +164,11 @@ impl Histogram {
         }
     }
 
-    /// How many octaves are allocated. As long as it stays, nothing was allocated.
+    /// How many chunks of cells are allocated. As long as it stays, nothing was allocated.
     #[must_use]
     pub fn chunks(&self) -> usize {
-        self.octaves.iter().filter(|octave| octave.get().is_some()).count()
-    }
-
-    fn cell(&self, position: usize) -> &AtomicU64 {
-        let octave = self.octaves[position / PER_OCTAVE]
-            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; PER_OCTAVE]));
-        &octave[position % PER_OCTAVE]
+        let octaves = self.octaves.iter().filter_map(OnceLock::get);
+        octaves.map(|octave| 1 + usize::from(octave.carried.get().is_some())).sum()
     }
 }
 
@@ -282,6 +279,33 @@ impl HistogramSnapshot {
         let found = self.classic.binary_search_by_key(&end_ns, |&(ns, _)| ns).ok()?;
         Some(self.classic[found].1)
     }
+}
+
+/// The cells of one octave. 32 bits suffice for nearly every bucket of nearly every target, and a
+/// program holds many; what goes beyond them is carried into cells of its own.
+#[derive(Debug, Default)]
+struct Octave {
+    counts: [AtomicU32; PER_OCTAVE],
+    carried: OnceLock<Box<[AtomicU64; PER_OCTAVE]>>,
+}
+
+impl Octave {
+    fn increment(&self, bucket: usize) {
+        let cell = &self.counts[bucket];
+        match cell.load(Ordering::Relaxed).checked_add(1) {
+            Some(count) => cell.store(count, Ordering::Release),
+            None => increment(&self.carried.get_or_init(Box::default)[bucket]),
+        }
+    }
+
+    fn count(&self, bucket: usize) -> u64 {
+        let carried = self.carried.get().map_or(0, |cells| cells[bucket].load(Ordering::Acquire));
+        carried + u64::from(self.counts[bucket].load(Ordering::Acquire))
+    }
+}
+
+fn increment(cell: &AtomicU64) {
+    cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Release);
 }
 
 /// The native bucket's place among the cells. Places are numbered so that an octave fills one
@@ -525,6 +549,18 @@ mod tests {
         histogram.record(300_000);
         assert_eq!(histogram.chunks(), 2);
         assert!(size_of::<Histogram>() <= 560, "{}", size_of::<Histogram>());
+    }
+
+    #[test]
+    fn counts_go_beyond_32_bits() {
+        let histogram = empty();
+        histogram.record(150_000);
+        let octave = histogram.octaves.iter().find_map(OnceLock::get).unwrap();
+        let cell = octave.counts.iter().find(|cell| cell.load(Ordering::Relaxed) == 1).unwrap();
+        cell.store(u32::MAX - 1, Ordering::Relaxed);
+        (0..3).for_each(|_| histogram.record(150_000));
+        assert_eq!(histogram.snapshot().count, u64::from(u32::MAX) + 2);
+        assert_eq!(histogram.chunks(), 2);
     }
 
     #[test]
