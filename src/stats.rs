@@ -1,1 +1,0 @@
-//! The waist between one writer and many readers.

@@ -1,0 +1,634 @@
+//! The waist between one writer and many readers: each measuring thread records into its own
+//! series without locks, and everything that shows something reads a [`Snapshot`] of all of them.
+//! The control plane adds and removes series; the measuring threads never see that lock.
+
+pub mod slo;
+
+mod published;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
+use crate::loss;
+use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
+
+use self::published::Published;
+use self::slo::{Objectives, SloCounters, SloSnapshot};
+
+/// What one probed target is measured into. The worker that owns the target is the only one to
+/// call [`Self::record`] and [`Self::publish`].
+#[derive(Debug)]
+pub struct ProbeSeries {
+    target: String,
+    address: String,
+    labels: Vec<(String, String)>,
+    objectives: Arc<Objectives>,
+    counters: Published<{ ProbeCounters::WORDS }>,
+    /// Whether the newest finished probe was received.
+    up: AtomicBool,
+    /// Index in [`Clock::ALL`] of the newest round trip; beyond the end while there is none.
+    newest_clock: AtomicUsize,
+    rtt: [LazyHistogram; Clock::ALL.len()],
+    app_rtt: LazyHistogram,
+    stages: [LazyHistogram; Stage::ALL.len()],
+    slos: Box<[SloCounters]>,
+    resolve_failures: AtomicU64,
+}
+
+/// What one worker's responder measures into for one listener.
+#[derive(Debug)]
+pub struct EchoSeries {
+    listener: String,
+    boundaries: Arc<Boundaries>,
+    counters: Published<{ EchoCounters::WORDS }>,
+    residence: LazyHistogram,
+}
+
+/// What a measuring thread measures about itself.
+#[derive(Debug)]
+pub struct WorkerSeries {
+    thread: String,
+    lateness: Histogram,
+}
+
+/// An ability of this machine that may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// What it is, as a label value: `tx_timestamps`, `io_uring`, …
+    pub name: &'static str,
+    /// Whether it works here.
+    pub available: bool,
+    /// The errno, sysctl or privilege behind a gap; empty if available.
+    pub reason: String,
+}
+
+/// The process as the operating system sees it. `None` where it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessUsage {
+    /// User and system CPU time.
+    pub cpu_seconds: Option<f64>,
+    /// Resident memory.
+    pub resident_bytes: Option<u64>,
+    /// Virtual memory.
+    pub virtual_bytes: Option<u64>,
+    /// Open file descriptors.
+    pub open_fds: Option<u64>,
+    /// Limit of open file descriptors.
+    pub max_fds: Option<u64>,
+    /// Start of the process, Unix seconds.
+    pub start_time_seconds: Option<f64>,
+    /// Threads.
+    pub threads: Option<u64>,
+}
+
+/// What was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildInfo {
+    /// Version of the package.
+    pub version: &'static str,
+    /// Operating system it was built for.
+    pub os: &'static str,
+    /// Processor architecture it was built for.
+    pub arch: &'static str,
+}
+
+/// Every series there is, and what the control plane counts. One for each program.
+#[derive(Debug, Default)]
+pub struct Stats {
+    registered: Mutex<Registered>,
+    report_samples_dropped: AtomicU64,
+    http_connections_refused: AtomicU64,
+}
+
+/// Everything there is to show, at one moment. Plain data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// What was built.
+    pub build: BuildInfo,
+    /// What works here and what does not.
+    pub capabilities: Vec<Capability>,
+    /// The process; empty unless the caller of [`Stats::snapshot`] fills it in.
+    pub process: ProcessUsage,
+    /// Samples that the JSON writer was too slow for.
+    pub report_samples_dropped: u64,
+    /// HTTP connections closed at once: the limit was reached.
+    pub http_connections_refused: u64,
+    /// Probed targets, in the order in which they were added.
+    pub probes: Vec<ProbeSnapshot>,
+    /// Listeners of the responder; the series of all workers of a listener are one here.
+    pub echoes: Vec<EchoSnapshot>,
+    /// Measuring threads.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// One target at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeSnapshot {
+    /// The `target` label.
+    pub target: String,
+    /// The `address` label.
+    pub address: String,
+    /// The user's labels.
+    pub labels: Vec<(String, String)>,
+    /// One consistent set: `sent = received + timeouts + in_flight`.
+    pub counters: ProbeCounters,
+    /// Whether the newest finished probe was received; `false` before any.
+    pub up: bool,
+    /// The clock of the newest round trip.
+    pub newest_clock: Option<Clock>,
+    /// Round trips, each by the best clock it had; clocks in use, best first.
+    pub rtt: Vec<(Clock, HistogramSnapshot)>,
+    /// Round trips from the due time on; `None` while there is none.
+    pub app_rtt: Option<HistogramSnapshot>,
+    /// Stages that were ever measured, in path order.
+    pub stages: Vec<(Stage, HistogramSnapshot)>,
+    /// The objectives, in the order of the configuration.
+    pub slos: Vec<SloSnapshot>,
+    /// Failed resolutions of the name.
+    pub resolve_failures: u64,
+}
+
+/// One listener at one moment, summed over its workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EchoSnapshot {
+    /// The `listener` label.
+    pub listener: String,
+    /// What was counted.
+    pub counters: EchoCounters,
+    /// Kernel receive to kernel send; `None` while there is none.
+    pub residence: Option<HistogramSnapshot>,
+}
+
+/// One measuring thread at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSnapshot {
+    /// Its name.
+    pub thread: String,
+    /// How late it woke up from timed waits.
+    pub lateness: HistogramSnapshot,
+}
+
+impl ProbeSeries {
+    /// An empty series. Target, address and labels together must be unique among all series, and
+    /// labels must not use a name of `metrics::RESERVED_LABELS`.
+    #[must_use]
+    pub fn new(
+        target: impl Into<String>,
+        address: impl Into<String>,
+        labels: Vec<(String, String)>,
+        objectives: Arc<Objectives>,
+    ) -> Self {
+        Self {
+            target: target.into(),
+            address: address.into(),
+            labels,
+            slos: objectives.list.iter().map(|_| SloCounters::default()).collect(),
+            objectives,
+            counters: Published::default(),
+            up: AtomicBool::new(false),
+            newest_clock: AtomicUsize::new(usize::MAX),
+            rtt: Default::default(),
+            app_rtt: LazyHistogram::default(),
+            stages: Default::default(),
+            resolve_failures: AtomicU64::new(0),
+        }
+    }
+
+    /// The `target` label.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The `address` label.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Shows these counters to readers from now on.
+    pub fn publish(&self, counters: &ProbeCounters) {
+        self.counters.publish(counters.to_words());
+    }
+
+    /// Records a finished probe.
+    pub fn record(&self, sample: &Sample) {
+        let boundaries = &self.objectives.boundaries;
+        let received = sample.outcome == Outcome::Received;
+        if let (Some(clock), Some(rtt_ns)) = (sample.clock, sample.rtt_ns) {
+            self.rtt[clock as usize].record(boundaries, rtt_ns);
+            self.newest_clock.store(clock as usize, Ordering::Relaxed);
+        }
+        if let Some(app_rtt_ns) = sample.app_rtt_ns {
+            self.app_rtt.record(boundaries, app_rtt_ns);
+        }
+        for (histogram, stage) in self.stages.iter().zip(Stage::ALL) {
+            if let Some(ns) = sample.stage_ns(stage) {
+                histogram.record(boundaries, ns);
+            }
+        }
+        for (slo, objective) in self.slos.iter().zip(&self.objectives.list) {
+            slo.record(received && sample.rtt_ns.is_some_and(|ns| ns <= objective.threshold_ns));
+        }
+        self.up.store(received, Ordering::Relaxed);
+    }
+
+    /// Counts a failed resolution of the target's name. For the control plane.
+    pub fn count_resolve_failure(&self) {
+        self.resolve_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The state now. The counters are one consistent set, each histogram and each objective is
+    /// consistent in itself; between those, samples of the last moment may be missing.
+    #[must_use]
+    pub fn snapshot(&self) -> ProbeSnapshot {
+        let slos = self.slos.iter().zip(&self.objectives.list);
+        ProbeSnapshot {
+            target: self.target.clone(),
+            address: self.address.clone(),
+            labels: self.labels.clone(),
+            counters: ProbeCounters::from_words(self.counters.read()),
+            up: self.up.load(Ordering::Relaxed),
+            newest_clock: Clock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied(),
+            rtt: snapshots(Clock::ALL, &self.rtt),
+            app_rtt: self.app_rtt.snapshot(),
+            stages: snapshots(Stage::ALL, &self.stages),
+            slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
+            resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl ProbeSnapshot {
+    /// The last reply's round trip by its best clock; `None` while nothing was received.
+    #[must_use]
+    pub fn last_rtt_ns(&self) -> Option<u64> {
+        (self.counters.received > 0).then_some(self.counters.last_rtt_ns)
+    }
+
+    /// Loss over the window in percent; `None` before any probe finished.
+    #[must_use]
+    pub fn loss_percent(&self) -> Option<f64> {
+        loss::percent(self.counters.window_lost, self.counters.window_probes)
+    }
+
+    /// Round trips of all received probes, each by the best clock it had; `None` without any.
+    #[must_use]
+    pub fn rtt_merged(&self) -> Option<HistogramSnapshot> {
+        HistogramSnapshot::merged(self.rtt.iter().map(|(_, histogram)| histogram))
+    }
+
+    /// One stage, if it was ever measured.
+    #[must_use]
+    pub fn stage(&self, wanted: Stage) -> Option<&HistogramSnapshot> {
+        self.stages.iter().find(|(stage, _)| *stage == wanted).map(|(_, histogram)| histogram)
+    }
+}
+
+impl EchoSeries {
+    /// An empty series of this listener.
+    #[must_use]
+    pub fn new(listener: impl Into<String>) -> Self {
+        Self {
+            listener: listener.into(),
+            boundaries: Arc::new(Boundaries::new(&[])),
+            counters: Published::default(),
+            residence: LazyHistogram::default(),
+        }
+    }
+
+    /// Shows these counters to readers from now on.
+    pub fn publish(&self, counters: &EchoCounters) {
+        self.counters.publish(counters.to_words());
+    }
+
+    /// Records a reply's residence: kernel receive to kernel send.
+    pub fn record_residence(&self, ns: u64) {
+        self.residence.record(&self.boundaries, ns);
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn snapshot(&self) -> EchoSnapshot {
+        EchoSnapshot {
+            listener: self.listener.clone(),
+            counters: EchoCounters::from_words(self.counters.read()),
+            residence: self.residence.snapshot(),
+        }
+    }
+}
+
+impl EchoSnapshot {
+    /// Adds what another worker of the same listener counted.
+    fn add(&mut self, other: &Self) {
+        let (mine, theirs) = (self.counters.to_words(), other.counters.to_words());
+        let sum = std::array::from_fn(|word| mine[word] + theirs[word]);
+        self.counters = EchoCounters::from_words(sum);
+        let both = self.residence.iter().chain(&other.residence);
+        self.residence = HistogramSnapshot::merged(both);
+    }
+}
+
+impl WorkerSeries {
+    /// An empty series of this thread.
+    #[must_use]
+    pub fn new(thread: impl Into<String>) -> Self {
+        let lateness = Histogram::new(Arc::new(Boundaries::new(&[])));
+        Self { thread: thread.into(), lateness }
+    }
+
+    /// Records by how much a timed wait ended later than asked for.
+    pub fn record_lateness(&self, ns: u64) {
+        self.lateness.record(ns);
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn snapshot(&self) -> WorkerSnapshot {
+        WorkerSnapshot { thread: self.thread.clone(), lateness: self.lateness.snapshot() }
+    }
+}
+
+impl BuildInfo {
+    /// This program.
+    #[must_use]
+    pub const fn current() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+        }
+    }
+}
+
+impl Stats {
+    /// Shows this target from now on.
+    pub fn add_probe(&self, series: ProbeSeries) -> Arc<ProbeSeries> {
+        let series = Arc::new(series);
+        self.lock().probes.push(Arc::clone(&series));
+        series
+    }
+
+    /// Shows this target no longer.
+    pub fn remove_probe(&self, series: &Arc<ProbeSeries>) {
+        self.lock().probes.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
+    /// Shows this worker's responder from now on.
+    pub fn add_echo(&self, series: EchoSeries) -> Arc<EchoSeries> {
+        let series = Arc::new(series);
+        self.lock().echoes.push(Arc::clone(&series));
+        series
+    }
+
+    /// Shows this worker's responder no longer.
+    pub fn remove_echo(&self, series: &Arc<EchoSeries>) {
+        self.lock().echoes.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
+    /// Shows this measuring thread from now on.
+    pub fn add_worker(&self, series: WorkerSeries) -> Arc<WorkerSeries> {
+        let series = Arc::new(series);
+        self.lock().workers.push(Arc::clone(&series));
+        series
+    }
+
+    /// Shows this measuring thread no longer.
+    pub fn remove_worker(&self, series: &Arc<WorkerSeries>) {
+        self.lock().workers.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
+    /// Replaces what is known about this machine.
+    pub fn set_capabilities(&self, capabilities: Vec<Capability>) {
+        self.lock().capabilities = capabilities;
+    }
+
+    /// Counts samples that the JSON writer was too slow for.
+    pub fn count_report_samples_dropped(&self, samples: u64) {
+        self.report_samples_dropped.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    /// Counts an HTTP connection that was closed at once.
+    pub fn count_http_connection_refused(&self) {
+        self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Everything now. The lock is held only while the list of series is copied.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let Registered { probes, echoes, workers, capabilities } = self.lock().clone();
+        let mut listeners: Vec<EchoSnapshot> = Vec::new();
+        for echo in echoes {
+            let worker = echo.snapshot();
+            match listeners.iter_mut().find(|known| known.listener == worker.listener) {
+                Some(known) => known.add(&worker),
+                None => listeners.push(worker),
+            }
+        }
+        Snapshot {
+            build: BuildInfo::current(),
+            capabilities,
+            process: ProcessUsage::default(),
+            report_samples_dropped: self.report_samples_dropped.load(Ordering::Relaxed),
+            http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
+            probes: probes.iter().map(|series| series.snapshot()).collect(),
+            echoes: listeners,
+            workers: workers.iter().map(|series| series.snapshot()).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registered> {
+        // Every change under the lock is one call on a `Vec`, so a panic leaves nothing half done.
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Registered {
+    probes: Vec<Arc<ProbeSeries>>,
+    echoes: Vec<Arc<EchoSeries>>,
+    workers: Vec<Arc<WorkerSeries>>,
+    capabilities: Vec<Capability>,
+}
+
+/// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.
+#[derive(Debug, Default)]
+struct LazyHistogram(OnceLock<Box<Histogram>>);
+
+impl LazyHistogram {
+    fn record(&self, boundaries: &Arc<Boundaries>, ns: u64) {
+        self.0.get_or_init(|| Box::new(Histogram::new(Arc::clone(boundaries)))).record(ns);
+    }
+
+    /// `None` as long as nothing was recorded.
+    fn snapshot(&self) -> Option<HistogramSnapshot> {
+        self.0.get().map(|histogram| histogram.snapshot()).filter(|snapshot| snapshot.count > 0)
+    }
+}
+
+/// Those that hold something, with their names.
+fn snapshots<T: Copy, const N: usize>(
+    names: [T; N],
+    histograms: &[LazyHistogram; N],
+) -> Vec<(T, HistogramSnapshot)> {
+    let named = names.into_iter().zip(histograms);
+    named.filter_map(|(name, histogram)| Some((name, histogram.snapshot()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::time::Duration;
+
+    use crate::event::{Failure, RxStamps};
+    use crate::sample::Stamps;
+    use crate::time::{Mono, Now, Wall};
+
+    use super::slo::Objective;
+    use super::*;
+
+    fn series(objectives: Vec<Objective>) -> ProbeSeries {
+        ProbeSeries::new("t", "a:1", Vec::new(), Arc::new(Objectives::new(objectives)))
+    }
+
+    fn objective(threshold_ns: u64) -> Objective {
+        Objective { name: format!("{threshold_ns}ns"), threshold_ns, objective_ratio: 0.999 }
+    }
+
+    /// A reply 100 µs after sending by our clock, 80 µs by the kernel's (if it gave stamps), 30 µs
+    /// of which the peer took.
+    fn received(kernel: bool) -> Sample {
+        let tx_app = Now { mono: Mono::from_ns(5_000), wall: Wall::from_ns(1_000_000) };
+        let us = |us| kernel.then(|| tx_app.wall.after(Duration::from_micros(us)));
+        let stamps = Stamps {
+            due: Mono::from_ns(3_000),
+            tx_app,
+            tx_sw: us(10),
+            rx: RxStamps { sw: us(90), hw: None },
+            ..Stamps::default()
+        };
+        Sample::received(1, stamps, tx_app.after(Duration::from_micros(100)), Some(30_000))
+    }
+
+    fn lost() -> Sample {
+        Sample::lost(2, Outcome::Lost(Failure::Reset), Stamps::default(), true)
+    }
+
+    #[test]
+    fn an_unused_series_shows_no_measurement() {
+        let snapshot = series(vec![objective(1_000)]).snapshot();
+        assert_eq!((snapshot.up, snapshot.newest_clock), (false, None));
+        assert_eq!((snapshot.rtt.len(), snapshot.stages.len()), (0, 0));
+        assert_eq!(snapshot.app_rtt, None);
+        assert_eq!((snapshot.last_rtt_ns(), snapshot.loss_percent()), (None, None));
+        assert_eq!(snapshot.rtt_merged(), None);
+        assert_eq!((snapshot.slos[0].total, snapshot.slos[0].good), (0, 0));
+    }
+
+    #[test]
+    fn samples_go_where_their_clock_and_stages_say() {
+        let series = series(Vec::new());
+        series.record(&received(true));
+        assert_eq!(series.snapshot().newest_clock, Some(Clock::Kernel));
+        series.record(&received(false));
+        let snapshot = series.snapshot();
+        let clocks: Vec<_> = snapshot.rtt.iter().map(|(clock, h)| (*clock, h.sum_ns)).collect();
+        assert_eq!(clocks, [(Clock::Kernel, 80_000), (Clock::Application, 100_000)]);
+        assert_eq!(snapshot.newest_clock, Some(Clock::Application));
+        assert_eq!(snapshot.rtt_merged().unwrap().count, 2);
+        assert_eq!(snapshot.app_rtt.as_ref().unwrap().sum_ns, 2 * 102_000);
+        let sums = Stage::ALL.map(|stage| snapshot.stage(stage).map(|h| (h.count, h.sum_ns)));
+        let one = |ns| Some((1, ns));
+        assert_eq!(sums, [Some((2, 4_000)), one(10_000), one(50_000), one(30_000), one(10_000)]);
+    }
+
+    #[test]
+    fn a_lost_probe_is_down_and_not_good_whatever_it_took() {
+        let series = series(vec![objective(79_999), objective(80_000)]);
+        series.record(&received(true));
+        assert!(series.snapshot().up);
+        series.record(&lost());
+        let snapshot = series.snapshot();
+        assert!(!snapshot.up);
+        let counts: Vec<_> = snapshot.slos.iter().map(|slo| (slo.total, slo.good)).collect();
+        assert_eq!(counts, [(2, 0), (2, 1)]);
+        assert_eq!(snapshot.rtt_merged().unwrap().count, 1);
+        assert_eq!(snapshot.stage(Stage::Lag).unwrap().count, 2, "it was sent");
+    }
+
+    #[test]
+    fn thresholds_are_classic_boundaries() {
+        let series = series(vec![objective(123_456)]);
+        series.record(&received(false));
+        let rtt = series.snapshot().rtt_merged().unwrap();
+        assert!(rtt.classic.contains(&(123_456, 1)), "{:?}", rtt.classic);
+    }
+
+    #[test]
+    fn counters_reconcile_in_every_snapshot() {
+        let series = series(Vec::new());
+        let snapshots_taken = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut sent = 0;
+                while snapshots_taken.load(Ordering::Relaxed) < 100 {
+                    let ProbeCounters { sent: now, received, timeouts, in_flight, .. } =
+                        series.snapshot().counters;
+                    assert_eq!(now, received + timeouts + in_flight);
+                    snapshots_taken.fetch_add(u64::from(now > sent), Ordering::Relaxed);
+                    sent = now;
+                }
+            });
+            let mut counters = ProbeCounters::default();
+            while !reader.is_finished() {
+                counters.sent += 3;
+                counters.in_flight = 1 + counters.sent % 2;
+                counters.timeouts = counters.sent / 3;
+                counters.received = counters.sent - counters.timeouts - counters.in_flight;
+                series.publish(&counters);
+                // As in a worker, there is time between two publications.
+                (0..100).for_each(|_| std::hint::spin_loop());
+            }
+        });
+    }
+
+    #[test]
+    fn workers_of_one_listener_are_one_listener() {
+        let stats = Stats::default();
+        let workers = [":4000", ":5000", ":4000"].map(|name| stats.add_echo(EchoSeries::new(name)));
+        for (worker, connections) in workers.iter().zip([1, 10, 100]) {
+            worker.publish(&EchoCounters { connections, ..EchoCounters::default() });
+            worker.record_residence(connections);
+        }
+        let echoes = stats.snapshot().echoes;
+        let of = |echo: &EchoSnapshot| (echo.counters.connections, echo.residence.clone().unwrap());
+        assert_eq!((echoes.len(), of(&echoes[0]).0, of(&echoes[1]).0), (2, 101, 10));
+        assert_eq!((of(&echoes[0]).1.sum_ns, of(&echoes[0]).1.count), (101, 2));
+        stats.remove_echo(&workers[2]);
+        assert_eq!(stats.snapshot().echoes[0].counters.connections, 1);
+    }
+
+    #[test]
+    fn what_is_removed_is_shown_no_longer() {
+        let stats = Stats::default();
+        let first = stats.add_probe(series(Vec::new()));
+        let second = stats.add_probe(series(Vec::new()));
+        first.count_resolve_failure();
+        second.count_resolve_failure();
+        second.count_resolve_failure();
+        let worker = stats.add_worker(WorkerSeries::new("probe-0"));
+        worker.record_lateness(1_234);
+        stats.count_report_samples_dropped(7);
+        stats.count_http_connection_refused();
+        stats.remove_probe(&first);
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.probes.len(), 1);
+        assert_eq!(snapshot.probes[0].resolve_failures, 2);
+        assert_eq!(snapshot.workers[0].lateness.max_ns, 1_234);
+        assert_eq!((snapshot.report_samples_dropped, snapshot.http_connections_refused), (7, 1));
+        stats.remove_worker(&worker);
+        assert_eq!(stats.snapshot().workers.len(), 0);
+    }
+}
