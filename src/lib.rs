@@ -2,6 +2,8 @@
 
 pub mod time;
 
+pub mod host;
+
 pub mod event;
 pub mod sample;
 pub mod schedule;

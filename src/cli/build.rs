@@ -8,8 +8,9 @@ use super::{Place, UsageError, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
-    SocketSettings, Target, WebSection, WireChoice, limits, setting,
+    Target, WebSection, WireChoice, limits, setting,
 };
+use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
 /// The `Config` that a command line stands for.
@@ -107,7 +108,7 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         duration: optional("--duration", flags.duration.as_ref(), setting::run_duration)?,
         wire,
         padding_bytes: padding(&flags.padding, wire)?,
-        socket: SocketSettings {
+        socket: SocketOptions {
             source: optional("--source", flags.source.as_ref(), setting::source)?,
             interface: optional("--interface", flags.interface.as_ref(), setting::interface)?,
             dscp: optional("--dscp", flags.dscp.as_ref(), setting::dscp)?,

@@ -16,9 +16,10 @@ use super::complaint::nearest;
 use super::{COMMANDS, Parsed, Place, UsageError, args, shown, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
-    BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, SocketSettings,
-    Target, WebSection, WireChoice, defaults, setting,
+    BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target, WebSection,
+    WireChoice, defaults, setting,
 };
+use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
 /// Every flag of every generation of the seed.
@@ -251,7 +252,7 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         duration: None,
         wire: WireChoice::Auto,
         padding_bytes: 0,
-        socket: SocketSettings::default(),
+        socket: SocketOptions::default(),
         slos: Vec::new(),
         report: ReportMode::Quiet,
     }))

@@ -10,9 +10,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    LogSection, MeasuringSection, Priority, ProbeSection, ReportMode, ServeSection, Slo,
-    SocketSettings, Target, WebSection, WireChoice,
+    LogSection, MeasuringSection, Priority, ProbeSection, ReportMode, ServeSection, Slo, Target,
+    WebSection, WireChoice,
 };
+use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
 /// Splits at spaces only: no word of these tables contains one.
@@ -53,7 +54,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         duration: None,
         wire: WireChoice::Auto,
         padding_bytes: 0,
-        socket: SocketSettings::default(),
+        socket: SocketOptions::default(),
         slos: Vec::new(),
         report: ReportMode::Live,
     }
@@ -122,7 +123,7 @@ fn probe_command_lines() {
             duration: Some(Duration::from_secs(90)),
             wire: WireChoice::V3,
             padding_bytes: 100,
-            socket: SocketSettings {
+            socket: SocketOptions {
                 source: Some("10.0.0.9".parse().unwrap()),
                 interface: Some("eth1".to_owned()),
                 dscp: Some(46),

@@ -1,9 +1,10 @@
 //! What the program is asked to do, checked and complete: every command line becomes one
 //! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
 pub mod address;
@@ -60,7 +61,7 @@ pub struct ProbeSection {
     /// Bytes appended to a v3 frame.
     pub padding_bytes: u16,
     /// Options of the prober's sockets.
-    pub socket: SocketSettings,
+    pub socket: SocketOptions,
     /// Objectives counted exactly.
     pub slos: Vec<Slo>,
     /// What goes to standard output.
@@ -99,25 +100,12 @@ pub enum WireChoice {
     V3,
 }
 
-/// Options of a prober's sockets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SocketSettings {
-    /// Source address.
-    pub source: Option<IpAddr>,
-    /// Interface to leave by.
-    pub interface: Option<String>,
-    /// Differentiated services code point, 0 to 63.
-    pub dscp: Option<u8>,
-    /// Time to live (hop limit), 1 to 255.
-    pub ttl: Option<u8>,
-}
-
 /// One objective: this share of probes is received within the threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slo {
     /// The `slo` label.
     pub name: String,
-    /// A probe is good if its network RTT (best clock) is at most this.
+    /// A probe is good if it is received and its RTT by the best clock is at most this.
     pub threshold: Duration,
     /// Wanted share of good probes, in (0, 1).
     pub objective_ratio: f64,
@@ -262,5 +250,5 @@ pub mod limits {
     /// Changes waiting for one worker.
     pub const CHANGES_MAX: usize = 1_024;
     /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.
-    pub const REPORT_SAMPLES_MAX: usize = 65_536;
+    pub const REPORT_SAMPLES_MAX: usize = 8_192;
 }

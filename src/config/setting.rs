@@ -58,17 +58,17 @@ pub fn threads(text: &str) -> Result<usize, BadValue> {
     number(text, 1, as_u64(THREADS_MAX), "2")
 }
 
-/// [`super::SocketSettings::ttl`].
+/// [`crate::sys::socket::SocketOptions::ttl`].
 pub fn ttl(text: &str) -> Result<u8, BadValue> {
     number(text, 1, 255, "64")
 }
 
-/// [`super::SocketSettings::source`].
+/// [`crate::sys::socket::SocketOptions::source`].
 pub fn source(text: &str) -> Result<IpAddr, BadValue> {
     text.parse().map_err(|_| BadValue::new("is no IP address of this machine", "10.0.0.1"))
 }
 
-/// [`super::SocketSettings::interface`].
+/// [`crate::sys::socket::SocketOptions::interface`].
 pub fn interface(text: &str) -> Result<String, BadValue> {
     // IFNAMSIZ is 16 with the final zero; Windows and macOS names are shorter or numbers.
     let good = (1..=15).contains(&text.len())
@@ -80,7 +80,7 @@ pub fn interface(text: &str) -> Result<String, BadValue> {
     }
 }
 
-/// [`super::SocketSettings::dscp`]: 0 to 63, or a name of RFC 2474, 2597, 3246, 5865 or 8622.
+/// [`crate::sys::socket::SocketOptions::dscp`]: 0 to 63, or a name of RFC 2474, 2597, 3246, 5865 or 8622.
 pub fn dscp(text: &str) -> Result<u8, BadValue> {
     let refuse = |why: &str, instead: &str| Err(BadValue::new(why, instead));
     if let Ok(value) = text.parse::<u8>() {

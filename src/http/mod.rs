@@ -22,8 +22,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use crate::host::ProcessUsage;
 use crate::metrics;
-use crate::stats::{ProcessUsage, Stats};
+use crate::stats::Stats;
 
 /// What requests are answered from.
 #[derive(Clone, Debug)]

@@ -266,8 +266,9 @@ mod tests {
     use std::collections::HashSet;
 
     use crate::histogram::{Boundaries, Histogram};
+    use crate::host::{Capability, ProcessUsage};
     use crate::sample::{Clock, EchoCounters, ProbeCounters, Stage};
-    use crate::stats::{BuildInfo, Capability, ProbeSeries, ProcessUsage, Stats, WorkerSnapshot};
+    use crate::stats::{BuildInfo, ProbeSeries, Stats, WorkerSnapshot};
 
     use crate::stats::slo::{Objective, Objectives, SloSnapshot};
 
@@ -344,12 +345,12 @@ mod tests {
                 },
             ],
             process: ProcessUsage {
-                cpu_seconds: Some(1.25),
+                cpu_ns: Some(1_250_000_000),
                 resident_bytes: Some(12_345_678),
                 virtual_bytes: Some(23_456_789_012),
                 open_fds: Some(17),
                 max_fds: Some(1_024),
-                start_time_seconds: Some(1_700_000_000.5),
+                start_time_ns: Some(1_700_000_000_500_000_000),
                 threads: None,
             },
             report_samples_dropped: 3,

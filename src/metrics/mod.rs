@@ -11,9 +11,10 @@ mod exposition;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::host::ProcessUsage;
 use crate::sample::{EchoCounters, ProbeCounters};
 use crate::stats::slo::SloSnapshot;
-use crate::stats::{EchoSnapshot, ProbeSnapshot, ProcessUsage, Snapshot, WorkerSnapshot};
+use crate::stats::{EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
 use crate::time::seconds;
 
 use self::exposition::Out;
@@ -295,7 +296,7 @@ pub static CATALOGUE: &[Family] = &[
     Family {
         kind: Kind::Counter,
         ..process("process_cpu_seconds_total", Some("seconds"), "CPU time used.", |usage| {
-            usage.cpu_seconds.map(Value::Real)
+            usage.cpu_ns.map(|ns| Value::Real(seconds(ns)))
         })
     },
     process("process_resident_memory_bytes", Some("bytes"), "Resident memory.", |usage| {
@@ -314,7 +315,7 @@ pub static CATALOGUE: &[Family] = &[
         "process_start_time_seconds",
         Some("seconds"),
         "Start of the process, seconds since the Unix epoch.",
-        |usage| usage.start_time_seconds.map(Value::Real),
+        |usage| usage.start_time_ns.map(|ns| Value::Real(seconds(ns))),
     ),
     process("process_threads", None, "Threads.", |usage| usage.threads.map(Value::Whole)),
 ];

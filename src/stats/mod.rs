@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
+use crate::host::{Capability, ProcessUsage};
 use crate::loss;
 use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
 
@@ -50,36 +51,6 @@ pub struct EchoSeries {
 pub struct WorkerSeries {
     thread: String,
     lateness: Histogram,
-}
-
-/// An ability of this machine that may be missing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capability {
-    /// What it is, as a label value: `tx_timestamps`, `io_uring`, …
-    pub name: &'static str,
-    /// Whether it works here.
-    pub available: bool,
-    /// The errno, sysctl or privilege behind a gap; empty if available.
-    pub reason: String,
-}
-
-/// The process as the operating system sees it. `None` where it does not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ProcessUsage {
-    /// User and system CPU time.
-    pub cpu_seconds: Option<f64>,
-    /// Resident memory.
-    pub resident_bytes: Option<u64>,
-    /// Virtual memory.
-    pub virtual_bytes: Option<u64>,
-    /// Open file descriptors.
-    pub open_fds: Option<u64>,
-    /// Limit of open file descriptors.
-    pub max_fds: Option<u64>,
-    /// Start of the process, Unix seconds.
-    pub start_time_seconds: Option<f64>,
-    /// Threads.
-    pub threads: Option<u64>,
 }
 
 /// What was built.

@@ -8,17 +8,7 @@ use std::time::Duration;
 use super::socket::{self, SocketOptions};
 use super::{ClockChoice, Io, IoChoice, IoEvent, IoOptions, clock, platform};
 use crate::event::{Event, FlowId, TxStage};
-
-/// One ability of this process on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capability {
-    /// Its name, a label value.
-    pub name: &'static str,
-    /// Whether it works.
-    pub available: bool,
-    /// Why not, and what to change; empty if it works.
-    pub reason: String,
-}
+use crate::host::Capability;
 
 /// What [`detect`] found.
 #[derive(Clone, Debug)]

@@ -44,7 +44,7 @@ mod io;
 #[cfg(test)]
 mod tests;
 
-pub use capability::{Capability, Detected, detect};
+pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
 pub use platform::process::usage as process_usage;
 pub use platform::thread::{pin, precise_sleep, set_fifo, set_nice};
@@ -130,25 +130,6 @@ pub enum IoEvent<'a> {
     Accepted(Socket, SocketAddr),
     /// A listener could not accept and has paused until [`Io::resume_accepting`].
     AcceptFailed(std::io::Error),
-}
-
-/// What this process uses, as far as the platform tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessUsage {
-    /// User and kernel CPU time, ns.
-    pub cpu_ns: Option<u64>,
-    /// Resident memory.
-    pub resident_bytes: Option<u64>,
-    /// Virtual memory.
-    pub virtual_bytes: Option<u64>,
-    /// Threads.
-    pub threads: Option<u64>,
-    /// Open file descriptors.
-    pub open_fds: Option<u64>,
-    /// The soft limit of file descriptors.
-    pub max_fds: Option<u64>,
-    /// When the process started, Unix ns.
-    pub start_time_ns: Option<u64>,
 }
 
 /// What an error means for a connection.

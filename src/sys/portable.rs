@@ -91,7 +91,7 @@ pub mod thread {
 
 /// The process: nothing is read here yet.
 pub mod process {
-    use crate::sys::ProcessUsage;
+    use crate::host::ProcessUsage;
 
     /// All unknown.
     #[must_use]

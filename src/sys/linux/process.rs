@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::sys::ProcessUsage;
+use crate::host::ProcessUsage;
 
 /// Reads the current usage; a value that cannot be read is `None`.
 #[must_use]
