@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 24 bytes with the reserved reply sequence | rttscope | v3 |
 //! | the hello unchanged | a v2 server, or any raw echo | v2 |
-//! | the hello's first 16 bytes, 8 held back | a server with 16-byte frames | v1, after 8 bytes of fill |
+//! | the hello's first 16 bytes, 8 held back | a v1 server | v1, after 8 bytes of fill |
 
 use crate::time::Wall;
 
@@ -305,6 +305,7 @@ fn stamp(word: &[u8; 8]) -> Option<Wall> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     /// Frames as `(seq, padding)` and garbage bytes that come out of `chunks`.
@@ -426,7 +427,7 @@ mod tests {
         #[test]
         fn any_bytes_are_taken_whole_and_in_any_split(
             version in versions(),
-            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20),
+            chunks in vec(vec(any::<u8>(), 0..80), 0..20),
         ) {
             let mut split = Framer::new(version);
             let mut whole = Framer::new(version);
@@ -451,7 +452,7 @@ mod tests {
         fn frames_survive_any_split(
             version in prop_oneof![Just(Version::V2), Just(Version::V3)],
             count in 1_u64..20,
-            garbage in proptest::collection::vec(128_u8.., 0..40),
+            garbage in vec(128_u8.., 0..40),
             cut in 1_usize..100,
         ) {
             let mut bytes = garbage.clone();
@@ -474,7 +475,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(seqs, (1..=count).collect::<Vec<_>>());
-            prop_assert_eq!(framer.take_garbage_bytes(), u64::try_from(garbage.len()).expect("small"));
+            let garbage_bytes = u64::try_from(garbage.len()).expect("small");
+            prop_assert_eq!(framer.take_garbage_bytes(), garbage_bytes);
         }
     }
 }
