@@ -18,6 +18,7 @@ pub mod echo;
 pub mod sys;
 
 pub mod stats;
+pub mod worker;
 pub mod metrics;
 pub mod http;
 pub mod report;

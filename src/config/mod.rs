@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice};
+use crate::sys::{ClockChoice, IoChoice, Priority};
 
 pub mod address;
 pub mod duration;
@@ -145,15 +145,6 @@ pub struct MeasuringSection {
     pub busy_poll: bool,
     /// Scheduling priority of the measuring threads.
     pub priority: Option<Priority>,
-}
-
-/// A scheduling priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// `SCHED_OTHER` with this nice value, −20 to 19.
-    Nice(i32),
-    /// `SCHED_FIFO` with this priority, 1 to 99.
-    Fifo(u32),
 }
 
 /// How logs look.

@@ -47,7 +47,7 @@ mod tests;
 pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
 pub use platform::process::usage as process_usage;
-pub use platform::thread::{pin, precise_sleep, set_fifo, set_nice};
+pub use platform::thread::{pin, precise_sleep};
 
 use std::net::SocketAddr;
 
@@ -130,6 +130,35 @@ pub enum IoEvent<'a> {
     Accepted(Socket, SocketAddr),
     /// A listener could not accept and has paused until [`Io::resume_accepting`].
     AcceptFailed(std::io::Error),
+}
+
+/// A scheduling priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// `SCHED_OTHER` with this nice value, −20 to 19.
+    Nice(i32),
+    /// `SCHED_FIFO` with this priority, 1 to 99.
+    Fifo(u32),
+}
+
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nice(value) => write!(f, "nice:{value}"),
+            Self::Fifo(value) => write!(f, "fifo:{value}"),
+        }
+    }
+}
+
+/// Sets the calling thread's priority.
+///
+/// # Errors
+/// `EACCES` or `EPERM` without the privilege, "unsupported" where the platform lacks it.
+pub fn set_priority(priority: Priority) -> std::io::Result<()> {
+    match priority {
+        Priority::Nice(value) => platform::thread::set_nice(value),
+        Priority::Fifo(value) => platform::thread::set_fifo(value),
+    }
 }
 
 /// What an error means for a connection.

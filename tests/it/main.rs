@@ -1,1 +1,4 @@
+//! Tests of the crate from outside, in one binary.
 
+// Prober and responder flows against each other, without sockets.
+mod flows;
