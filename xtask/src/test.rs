@@ -1,7 +1,7 @@
 //! Everything that must pass before a change lands, cheapest first. Nothing flows in but the
 //! sources; the first failure flows out, and at the end the list of tests that could not run.
 //!
-//! A test that lacks a privilege here appends `name: reason` to the file named by
+//! A test that lacks a privilege here appends `SKIP name: reason` to the file named by
 //! `RTTSCOPE_SKIPS` and passes. On a developer's machine the list is shown; where `CI=true` (or
 //! with `--no-skips`) a test that did not run is a failure.
 
@@ -59,13 +59,15 @@ pub fn run(options: &Options) -> Result<()> {
     if strict || deny::installed().is_some() {
         step("dependencies", deny::run)?;
     } else {
-        skipped.push("deny: cargo-deny is not installed; `cargo xtask deny` builds it".to_owned());
+        skipped.push(
+            "SKIP deny: cargo-deny is not installed; `cargo xtask deny` builds it".to_owned(),
+        );
     }
     if check_foreign::is_possible() {
         step("foreign platforms", || check_foreign::run(&check_foreign::Options::default()))?;
     } else {
         skipped.push(
-            "check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
+            "SKIP check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
                 .to_owned(),
         );
     }
@@ -89,7 +91,7 @@ fn conclude(skipped: &[String], strict: bool) -> Result<()> {
     }
     println!("\n{} skipped, because something is missing here:", skipped.len());
     for line in skipped {
-        println!("  SKIP {line}");
+        println!("{line}");
     }
     if strict {
         bail!("a test was skipped where all must run; --allow-skips only lists them");
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_skip_fails_only_where_all_must_run() {
-        let skipped = ["veth: not root".to_owned()];
+        let skipped = ["SKIP veth: not root".to_owned()];
         assert!(conclude(&skipped, true).is_err());
         assert!(conclude(&skipped, false).is_ok());
         assert!(conclude(&[], true).is_ok());
