@@ -26,3 +26,4 @@ pub mod report;
 pub mod config;
 pub mod log;
 pub mod cli;
+pub mod app;

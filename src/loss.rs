@@ -11,8 +11,8 @@ pub struct LossWindow {
     size: usize,
     /// The place that the next outcome takes; the oldest outcome's, once the window is full.
     next: usize,
-    probes: usize,
-    lost: usize,
+    probes: u64,
+    lost: u64,
 }
 
 impl LossWindow {
@@ -29,34 +29,35 @@ impl LossWindow {
         let word = &mut self.bits[self.next / WORD_BITS];
         let bit = 1 << (self.next % WORD_BITS);
         // A place that was never used holds 0, a probe not lost.
-        self.lost -= usize::from(*word & bit != 0);
-        self.lost += usize::from(lost);
+        self.lost -= u64::from(*word & bit != 0);
+        self.lost += u64::from(lost);
         if lost {
             *word |= bit;
         } else {
             *word &= !bit;
         }
         self.next = if self.next + 1 == self.size { 0 } else { self.next + 1 };
-        self.probes = self.size.min(self.probes + 1);
+        if self.probes < u64::try_from(self.size).unwrap_or(u64::MAX) {
+            self.probes += 1;
+        }
     }
 
     /// Outcomes in the window.
     #[must_use]
-    pub const fn probes(&self) -> usize {
+    pub const fn probes(&self) -> u64 {
         self.probes
     }
 
     /// Lost ones among them.
     #[must_use]
-    pub const fn lost(&self) -> usize {
+    pub const fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Percentage of lost probes; `None` while the window is empty, which is neither good nor bad.
     #[must_use]
     pub fn percent(&self) -> Option<f64> {
-        let [lost, probes] = [self.lost, self.probes].map(u64::try_from);
-        percent(lost.ok()?, probes.ok()?)
+        percent(self.lost, self.probes)
     }
 }
 
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     /// A window of `size` after these outcomes, `x` for lost: its probes, lost ones and percentage.
-    fn check(size: usize, outcomes: &str, expected: (usize, usize, Option<f64>)) {
+    fn check(size: usize, outcomes: &str, expected: (u64, u64, Option<f64>)) {
         let mut window = LossWindow::new(size);
         outcomes.chars().for_each(|outcome| window.record(outcome == 'x'));
         assert_eq!((window.probes(), window.lost(), window.percent()), expected, "{outcomes}");
@@ -106,8 +107,8 @@ mod tests {
             let mut window = LossWindow::new(size);
             outcomes.iter().for_each(|&lost| window.record(lost));
             let tail = &outcomes[outcomes.len().saturating_sub(size)..];
-            prop_assert_eq!(window.probes(), tail.len());
-            prop_assert_eq!(window.lost(), tail.iter().filter(|&&lost| lost).count());
+            prop_assert_eq!(window.probes(), tail.len() as u64);
+            prop_assert_eq!(window.lost(), tail.iter().filter(|&&lost| lost).count() as u64);
         }
     }
 }

@@ -1,2 +1,35 @@
-//! Thin entry.
-fn main() {}
+//! Thin entry: a command line in, an exit code out (0 good, 1 the measured thing failed, 2 bad
+//! use, 3 we could not work).
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use rttscope::app::{self, Verdict};
+use rttscope::cli::{self, Parsed, UsageError};
+
+const GOOD: u8 = 0;
+const MEASURED_FAILED: u8 = 1;
+const COULD_NOT_WORK: u8 = 3;
+
+fn main() -> ExitCode {
+    let config = match cli::parse(std::env::args_os()) {
+        Ok(Parsed::Run(config)) => config,
+        Ok(Parsed::PrintAndExit(text)) => {
+            // A reader that left early (`| head -1`) has what it wanted.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::from(GOOD);
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            return ExitCode::from(UsageError::EXIT_CODE);
+        }
+    };
+    match app::run(&config) {
+        Ok(Verdict::Good) => ExitCode::from(GOOD),
+        Ok(Verdict::Unanswered) => ExitCode::from(MEASURED_FAILED),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "rttscope: {error:#}");
+            ExitCode::from(COULD_NOT_WORK)
+        }
+    }
+}

@@ -42,6 +42,12 @@ macro_rules! clock_point {
                 Self(self.0.saturating_add_signed(ns))
             }
 
+            /// How long after `earlier` this point is; zero if it is before.
+            #[must_use]
+            pub fn duration_since(self, earlier: Self) -> Duration {
+                Duration::from_nanos(u64::try_from(self.since_ns(earlier)).unwrap_or(0))
+            }
+
             /// The point `duration` later, saturating at the clock's end.
             #[must_use]
             pub fn after(self, duration: Duration) -> Self {

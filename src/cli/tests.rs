@@ -10,11 +10,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    LogSection, MeasuringSection, Priority, ProbeSection, ReportMode, ServeSection, Slo, Target,
-    WebSection, WireChoice,
+    LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo, Target, WebSection,
+    WireChoice,
 };
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice};
+use crate::sys::{ClockChoice, IoChoice, Priority};
 
 /// Splits at spaces only: no word of these tables contains one.
 fn parse_line(line: &str) -> Result<Parsed, UsageError> {

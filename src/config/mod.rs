@@ -238,6 +238,8 @@ pub mod limits {
     pub const ADAPTIVE_TIMEOUT_MAX: Duration = Duration::from_secs(3);
     /// How often a name is resolved again while its connection stands.
     pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+    /// Names that are looked up at the same time.
+    pub const LOOKUPS_MAX: usize = 16;
     /// Changes waiting for one worker.
     pub const CHANGES_MAX: usize = 1_024;
     /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.

@@ -9,7 +9,8 @@ use super::limits::{
     CONNECTIONS_CONFIGURED_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN, IN_FLIGHT_MAX,
     INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, THREADS_MAX, WINDOW_MAX,
 };
-use super::{BadValue, Priority, Slo, Target, address, duration};
+use super::{BadValue, Slo, Target, address, duration};
+use crate::sys::Priority;
 use crate::time::duration_ns;
 
 /// [`super::ProbeSection::interval`].

@@ -41,6 +41,7 @@ cfg_if::cfg_if! {
 
 mod capability;
 mod io;
+mod signal;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,7 @@ pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
 pub use platform::process::usage as process_usage;
 pub use platform::thread::{pin, precise_sleep};
+pub use signal::end_signal;
 
 use std::net::SocketAddr;
 

@@ -150,7 +150,11 @@ impl Poll {
     pub fn stamp(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         match platform::enable_stamps(&entry.socket) {
-            Ok(base) => entry.stamp_base = Some(base),
+            // Keys count from the next byte given to us; the kernel has not seen the queue yet.
+            Ok(base) => {
+                let queued = u32::try_from(entry.queued.len()).expect("bounded");
+                entry.stamp_base = Some(base.wrapping_add(queued));
+            }
             Err(error) => tracing::debug!(%error, "the kernel gives no stamps for a connection"),
         }
     }

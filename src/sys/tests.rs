@@ -314,3 +314,34 @@ fn a_deadline_ends_a_wait_and_never_early() {
         }
     });
 }
+
+#[test]
+fn keys_count_from_the_first_byte_after_stamping_was_asked_for() {
+    on_every_backend(|options| {
+        if !options.stamps {
+            return;
+        }
+        let mut bench = Bench::open(IoOptions { stamps: false, ..options });
+        let (listener, to) = local_listener();
+        bench.connect(to);
+        let (mut peer, _) = listener.accept().unwrap();
+        bench.run_until(|seen| !seen.is_empty());
+        bench.io.send(CLIENT, &[0; 24]);
+        bench.io.stamp(CLIENT);
+        bench.io.send(CLIENT, &[1; 10]);
+        bench.run_until(|_| peer.read(&mut [0; 64]).is_ok_and(|bytes| bytes > 0));
+        bench.step(Some(clock::mono().after(Duration::from_millis(5))));
+        bench.seen.clear();
+        bench.io.send(CLIENT, &[2; 10]);
+        peer.write_all(b"!").unwrap();
+        let software = |(_, seen): &(FlowId, Seen)| match seen {
+            Seen::Stamped(TxStamp { key, stage: TxStage::Software(_) }) => Some(*key),
+            _ => None,
+        };
+        bench.run_until(|seen| seen.iter().filter_map(software).any(|key| key == 19));
+        bench.run_until(|seen| {
+            seen.iter()
+                .any(|(_, seen)| matches!(seen, Seen::Received(_, stamps) if stamps.sw.is_some()))
+        });
+    });
+}

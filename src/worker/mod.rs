@@ -41,13 +41,16 @@ pub struct WorkerOptions {
     pub changes_max: usize,
 }
 
+/// Finished probes on their way to a writer.
+pub type Samples = SyncSender<(TargetId, Sample)>;
+
 /// Where a worker's reports go.
 #[derive(Clone, Debug)]
 pub struct Outlets {
     /// Requests and news for the control plane.
     pub reports: tokio::sync::mpsc::Sender<Report>,
     /// Finished probes for the JSON writer, if there is one.
-    pub samples: Option<SyncSender<(TargetId, Sample)>>,
+    pub samples: Option<Samples>,
     /// Counts what the JSON writer was too slow for.
     pub stats: Arc<Stats>,
 }
@@ -95,11 +98,27 @@ pub enum Report {
     Died,
 }
 
+/// Hands changes to a worker, from anywhere.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    changes: SyncSender<Change>,
+    waker: Waker,
+}
+
+impl Remote {
+    /// Hands a change over; waits while the worker has `changes_max` of them unread.
+    pub fn change(&self, change: Change) {
+        // A worker that died has said so itself.
+        if self.changes.send(change).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    changes: SyncSender<Change>,
-    waker: Waker,
+    remote: Remote,
     thread: JoinHandle<()>,
     /// The backend it runs on.
     pub io_name: &'static str,
@@ -128,15 +147,18 @@ impl Worker {
         })?;
         let gone = || io::Error::other("the measuring thread ended while it started");
         let (waker, io_name) = opening.recv().map_err(|_| gone())??;
-        Ok(Self { changes, waker, thread, io_name })
+        Ok(Self { remote: Remote { changes, waker }, thread, io_name })
     }
 
-    /// Hands a change over; waits while the worker has `changes_max` of them unread.
+    /// See [`Remote::change`].
     pub fn change(&self, change: Change) {
-        // A worker that died has said so itself.
-        if self.changes.send(change).is_ok() {
-            self.waker.wake();
-        }
+        self.remote.change(change);
+    }
+
+    /// Something that hands changes over after this value was moved.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
     }
 
     /// Stops the worker and waits for it.
@@ -294,8 +316,9 @@ impl Turn {
         for at in 0..self.by_target.len() {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
-            if let Some(Flow::Probe(probing)) = self.table.flow(flow) {
-                probing.probe.finish(now, &mut self.table.outbox);
+            let Table { flows, outbox, .. } = &mut self.table;
+            if let Some(Flow::Probe(probing)) = flows.get_mut(slot(flow)) {
+                probing.probe.finish(now, outbox);
             }
             self.apply(flow, now);
         }

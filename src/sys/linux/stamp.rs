@@ -135,6 +135,14 @@ pub fn enable(socket: &Socket) -> io::Result<u32> {
     Ok(queued_bytes)
 }
 
+/// Switches receive stamps on, in any state of the connection.
+///
+/// # Errors
+/// The errno of setsockopt(2).
+pub fn enable_receive(socket: &Socket) -> io::Result<()> {
+    set_timestamping(socket.as_raw_fd(), RECEIVE_FLAGS)
+}
+
 /// setsockopt(`SO_TIMESTAMPING`) with these `SOF_TIMESTAMPING_*` bits.
 fn set_timestamping(fd: RawFd, flags: u32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<u32>()).expect("4 fits");
@@ -171,18 +179,20 @@ const SCM_TSTAMP_ACK: u32 = 2;
 
 /// Hardware stamps are asked for as well: a card that was told to make them (by ptp4l or
 /// hwstamp_ctl) then gives both kinds (`OPT_TX_SWHW`), any other ignores the request.
-const STAMP_FLAGS: u32 = libc::SOF_TIMESTAMPING_SOFTWARE
-    | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+const STAMP_FLAGS: u32 = RECEIVE_FLAGS
     | libc::SOF_TIMESTAMPING_TX_SCHED
     | libc::SOF_TIMESTAMPING_TX_SOFTWARE
     | libc::SOF_TIMESTAMPING_TX_ACK
-    | libc::SOF_TIMESTAMPING_RAW_HARDWARE
-    | libc::SOF_TIMESTAMPING_RX_HARDWARE
     | libc::SOF_TIMESTAMPING_TX_HARDWARE
     | libc::SOF_TIMESTAMPING_OPT_TX_SWHW
     | libc::SOF_TIMESTAMPING_OPT_ID
     | libc::SOF_TIMESTAMPING_OPT_TSONLY
     | libc::SOF_TIMESTAMPING_OPT_CMSG;
+
+const RECEIVE_FLAGS: u32 = libc::SOF_TIMESTAMPING_SOFTWARE
+    | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+    | libc::SOF_TIMESTAMPING_RAW_HARDWARE
+    | libc::SOF_TIMESTAMPING_RX_HARDWARE;
 
 #[cfg(test)]
 mod tests {

@@ -64,8 +64,12 @@ struct Connection {
     sent: usize,
     /// What follows.
     queued: Vec<u8>,
-    /// What to subtract from stamp keys; `None` while stamps are off.
+    /// Receives ask for control messages.
+    stamped: bool,
+    /// What to subtract from stamp keys; `None` while transmit stamps are off.
     stamp_base: Option<u32>,
+    /// Transmit stamps are to be switched on when this many more bytes are in the kernel.
+    stamp_after_bytes: Option<usize>,
     address: Option<Box<SockAddr>>,
     receive_header: Option<Box<Header>>,
     error_header: Option<Box<Header>>,
@@ -130,7 +134,9 @@ impl Connection {
             sending: Vec::new(),
             sent: 0,
             queued: Vec::new(),
+            stamped: false,
             stamp_base: None,
+            stamp_after_bytes: None,
             address: None,
             receive_header: None,
             error_header: None,
@@ -258,11 +264,34 @@ impl Uring {
     }
 
     /// See [`crate::sys::Io::stamp`].
+    ///
+    /// Receive stamps are on at once. Keys must count from the next byte given to [`Self::send`],
+    /// but the kernel counts from the next byte given to *it*: with sends under way, transmit
+    /// stamps wait for those.
     pub fn stamp(&mut self, flow: FlowId) {
         let Some(key) = self.key(flow) else { return };
         let Some(connection) = self.connection(key) else { return };
+        connection.stamped = true;
+        match connection.backlog_bytes() {
+            0 => self.stamp_transmits(key, 0),
+            waiting => {
+                connection.stamp_after_bytes = Some(waiting);
+                if let Err(error) = stamp::enable_receive(&connection.socket) {
+                    tracing::debug!(%error, "the kernel gives no receive stamps");
+                }
+            }
+        }
+    }
+
+    /// Switches both kinds of stamps on; `late_bytes` that should have been stamped are already in
+    /// the kernel, so its keys are that much too small.
+    fn stamp_transmits(&mut self, key: u32, late_bytes: usize) {
+        let Some(connection) = self.connection(key) else { return };
         match stamp::enable(&connection.socket) {
-            Ok(base) => connection.stamp_base = Some(base),
+            Ok(base) => {
+                let late = u32::try_from(late_bytes).expect("bounded by SEND_BUFFER_BYTES");
+                connection.stamp_base = Some(base.wrapping_sub(late));
+            }
             Err(error) => {
                 tracing::debug!(%error, "the kernel gives no stamps for a connection");
                 return;
@@ -482,10 +511,8 @@ impl Uring {
             }
             return None;
         }
-        let stamps = match (&connection.receive_header, connection.stamp_base) {
-            (Some(header), Some(_)) => header.decode().stamps,
-            _ => RxStamps::default(),
-        };
+        let header = connection.receive_header.as_ref();
+        let stamps = header.map_or_else(RxStamps::default, |header| header.decode().stamps);
         self.lent = buffer;
         self.rearm = Some(key);
         Some((Ready::Received(stamps), bytes))
@@ -493,20 +520,35 @@ impl Uring {
 
     fn sent(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
         let connection = self.connection(key)?;
-        match usize::try_from(result) {
-            Ok(bytes) => connection.sent += bytes,
-            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
-            Err(_) => {
+        let bytes = usize::try_from(result).unwrap_or(0);
+        match result {
+            0.. => connection.sent += bytes,
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
+            _ => {
                 self.fail(key, failure(&io::Error::from_raw_os_error(-result)));
                 return None;
             }
         }
+        let late_bytes = match connection.stamp_after_bytes {
+            Some(left) if left > bytes => {
+                connection.stamp_after_bytes = Some(left - bytes);
+                None
+            }
+            Some(left) => {
+                connection.stamp_after_bytes = None;
+                Some(bytes - left)
+            }
+            None => None,
+        };
         if connection.sent == connection.sending.len() {
             connection.sent = 0;
             connection.sending.clear();
             std::mem::swap(&mut connection.sending, &mut connection.queued);
         }
         let (more, starved) = (!connection.sending.is_empty(), !connection.receiving);
+        if let Some(late_bytes) = late_bytes {
+            self.stamp_transmits(key, late_bytes);
+        }
         let pushed = if more { self.push_send(key) } else { Ok(()) };
         let armed = pushed.and_then(|()| match starved && self.rearm != Some(key) {
             true => self.arm_receive(key),
@@ -575,7 +617,7 @@ impl Uring {
         }
         connection.receiving = true;
         let fd = connection.fd();
-        let receive = if connection.stamp_base.is_some() {
+        let receive = if connection.stamped {
             let header =
                 connection.receive_header.get_or_insert_with(|| Header::new(RECEIVE_BYTES));
             opcode::RecvMsg::new(fd, header.arm()).buf_group(GROUP).build()

@@ -1,0 +1,446 @@
+//! Starts the sections that a [`Config`] has, keeps the control plane running, and stops
+//! everything in order: the prober first, so that its last replies are still answered and counted.
+
+mod output;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::{mpsc, oneshot};
+
+use self::output::{Output, Screen};
+use crate::config::{
+    Config, HostPort, MeasuringSection, ProbeSection, ServeSection, Target, WebSection, WireChoice,
+    limits,
+};
+use crate::echo::ResponderSettings;
+use crate::http::{self, HttpState};
+use crate::probe::{ProbeSettings, Wire};
+use crate::schedule;
+use crate::stats::slo::{Objective, Objectives};
+use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::sys::{self, Detected, IoOptions, clock, socket};
+use crate::time::duration_ns;
+use crate::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
+
+/// How a run ended, as far as the exit code cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every target answered at least once, or there was none.
+    Good,
+    /// A target never answered.
+    Unanswered,
+}
+
+/// Runs until the work is done or a signal stops it.
+///
+/// # Errors
+/// If *we* cannot work: no I/O, a taken address, a missing privilege. A target that does not
+/// answer is no error.
+pub fn run(config: &Config) -> Result<Verdict> {
+    let screen = Screen::open(config)?;
+    let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(limits::LOOKUPS_MAX)
+        .build()
+        .context("the control plane's runtime")?;
+    let verdict =
+        runtime.block_on(async { App::start(config, &detected, screen).await?.work().await });
+    // A lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    verdict
+}
+
+/// Everything that runs.
+struct App {
+    stats: Arc<Stats>,
+    responders: Vec<Worker>,
+    probers: Vec<Worker>,
+    /// By [`TargetId`].
+    targets: Vec<Probed>,
+    reports: mpsc::Receiver<Report>,
+    output: Option<Output>,
+    http: Option<Http>,
+}
+
+/// What the control plane knows of a target.
+struct Probed {
+    /// Index in `App::probers`.
+    worker: usize,
+    address: HostPort,
+    series: Arc<ProbeSeries>,
+    finished: bool,
+}
+
+/// The running HTTP server.
+struct Http {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What workers are made from.
+struct Workshop<'a> {
+    measuring: &'a MeasuringSection,
+    stamps: bool,
+    outlets: Outlets,
+    stats: &'a Stats,
+    /// CPUs handed out so far.
+    pinned: usize,
+}
+
+/// Why the program ends.
+#[derive(Debug)]
+enum End {
+    Signal(&'static str),
+    /// Every target is finished.
+    Done,
+    /// Nobody reads standard output any more.
+    OutputClosed,
+    WorkerDied,
+}
+
+impl App {
+    async fn start(config: &Config, detected: &Detected, screen: Screen) -> Result<Self> {
+        let stats = Arc::new(Stats::default());
+        stats.set_capabilities(detected.capabilities.clone());
+        for missing in detected.capabilities.iter().filter(|found| !found.available) {
+            tracing::debug!(capability = missing.name, reason = missing.reason, "not available");
+        }
+        let targets_max = config.probe.as_ref().map_or(1, |probe| probe.targets.len().max(1));
+        // Two reports of every target fit, and a death of every worker.
+        let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
+        let ready = Arc::new(AtomicBool::new(false));
+        let (http, metrics_url) = match &config.web {
+            Some(web) => {
+                serve_http(web, &stats, &ready).map(|(http, url)| (Some(http), Some(url)))?
+            }
+            None => (None, None),
+        };
+        let (output, samples) = match &config.probe {
+            Some(_) => Output::start(screen, Arc::clone(&stats), metrics_url)?,
+            None => (None, None),
+        };
+        let outlets = Outlets { reports, samples, stats: Arc::clone(&stats) };
+        let mut workshop = Workshop {
+            measuring: &config.measuring,
+            stamps: detected.stamps,
+            outlets,
+            stats: &stats,
+            pinned: 0,
+        };
+        let mut app = Self {
+            stats: Arc::clone(&stats),
+            responders: Vec::new(),
+            probers: Vec::new(),
+            targets: Vec::new(),
+            reports: incoming,
+            output,
+            http,
+        };
+        let mut answering_at = None;
+        if let Some(serve) = &config.serve {
+            answering_at = Some(app.serve(serve, &mut workshop)?);
+        }
+        if let Some(probe) = &config.probe {
+            app.probe(probe, answering_at, &mut workshop)?;
+        }
+        ready.store(true, Ordering::Release);
+        Ok(app)
+    }
+
+    /// Starts the responder; returns the address that it has.
+    fn serve(&mut self, serve: &ServeSection, workshop: &mut Workshop<'_>) -> Result<SocketAddr> {
+        let threads = workshop.measuring.threads;
+        let settings = ResponderSettings {
+            idle_timeout_ns: duration_ns(serve.idle_timeout),
+            connections_max: serve.connections_max,
+            stamps_wanted: workshop.stamps,
+        };
+        let mut at = serve.listen;
+        for number in 0..threads {
+            let listener = socket::listener(at, threads > 1)
+                .with_context(|| format!("--listen {at}: cannot listen there"))?;
+            at = listener.local_addr()?.as_socket().context("a TCP address")?;
+            let series = self.stats.add_echo(EchoSeries::new(at.to_string()));
+            let worker = workshop.make(format!("echo-{number}"))?;
+            worker.change(Change::Serve(listener, settings, series));
+            self.responders.push(worker);
+        }
+        let io = self.responders.first().map_or("", |worker| worker.io_name);
+        tracing::info!(address = %at, io, threads, "responder listening");
+        Ok(at)
+    }
+
+    /// Starts the prober.
+    fn probe(
+        &mut self,
+        probe: &ProbeSection,
+        answering_at: Option<SocketAddr>,
+        workshop: &mut Workshop<'_>,
+    ) -> Result<()> {
+        let own = answering_at.map(own_target);
+        let targets = match (probe.targets.as_slice(), &own) {
+            ([], Some(own)) => std::slice::from_ref(own),
+            ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
+            (targets, _) => targets,
+        };
+        let threads = workshop.measuring.threads.min(targets.len());
+        for number in 0..threads {
+            self.probers.push(workshop.make(format!("probe-{number}"))?);
+        }
+        let io = self.probers.first().map_or("", |worker| worker.io_name);
+        tracing::info!(targets = targets.len(), io, threads, stamps = workshop.stamps, "probing");
+        let options = Arc::new(probe.socket.clone());
+        let objectives = Arc::new(objectives(probe));
+        for (number, target) in targets.iter().enumerate() {
+            let address = target.address.to_string();
+            let series =
+                ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
+            let series = self.stats.add_probe(series);
+            let worker = number % threads;
+            self.probers[worker].change(Change::Probe(Box::new(NewProbe {
+                target: TargetId(u32::try_from(number).context("too many targets")?),
+                settings: settings(probe, &target.address, number, workshop.stamps),
+                options: Arc::clone(&options),
+                series: Arc::clone(&series),
+            })));
+            let address = target.address.clone();
+            self.targets.push(Probed { worker, address, series, finished: false });
+        }
+        Ok(())
+    }
+
+    /// The control plane: answers reports until something ends the program, then stops.
+    async fn work(mut self) -> Result<Verdict> {
+        let mut signals = std::pin::pin!(sys::end_signal());
+        let mut output_closed = std::pin::pin!(closed(self.output.as_mut()));
+        let end = loop {
+            tokio::select! {
+                name = &mut signals => break End::Signal(name),
+                () = &mut output_closed => break End::OutputClosed,
+                report = self.reports.recv() => match report {
+                    Some(Report::Resolve(target)) => self.resolve(target),
+                    Some(Report::Finished(target)) => {
+                        if self.finished(target) {
+                            break End::Done;
+                        }
+                    }
+                    Some(Report::Died) | None => break End::WorkerDied,
+                },
+            }
+        };
+        self.stop(end).await
+    }
+
+    /// Notes that a target is finished; true if it was the last one.
+    fn finished(&mut self, target: TargetId) -> bool {
+        if let Some(probed) = self.targets.get_mut(index(target)) {
+            probed.finished = true;
+        }
+        self.targets.iter().all(|probed| probed.finished)
+    }
+
+    /// Looks a target's name up in the background and tells its worker.
+    fn resolve(&self, target: TargetId) {
+        let Some(probed) = self.targets.get(index(target)) else { return };
+        let series = Arc::clone(&probed.series);
+        let tell = self.probers[probed.worker].remote();
+        let HostPort { host, port } = probed.address.clone();
+        tokio::spawn(async move {
+            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            let addresses = match found.map(|found| found.collect::<Vec<_>>()) {
+                Ok(addresses) if !addresses.is_empty() => Some(addresses),
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::debug!(host, %error, "could not resolve");
+                    None
+                }
+            };
+            if addresses.is_none() {
+                series.count_resolve_failure();
+            }
+            tell.change(Change::Resolved(target, addresses));
+        });
+    }
+
+    /// Ends everything: probes in flight may settle for a moment, then threads stop, then the
+    /// last word is written.
+    async fn stop(mut self, end: End) -> Result<Verdict> {
+        match end {
+            End::Signal(name) => tracing::info!(signal = name, "stopping"),
+            End::Done => tracing::debug!("every target is finished"),
+            End::OutputClosed => tracing::debug!("standard output was closed"),
+            End::WorkerDied => tracing::error!("a measuring thread died; stopping"),
+        }
+        for worker in &self.probers {
+            worker.change(Change::Finish);
+        }
+        let settled = async {
+            while !self.targets.iter().all(|probed| probed.finished) {
+                match self.reports.recv().await {
+                    Some(Report::Finished(target)) => {
+                        if let Some(probed) = self.targets.get_mut(index(target)) {
+                            probed.finished = true;
+                        }
+                    }
+                    Some(Report::Resolve(_)) => {}
+                    Some(Report::Died) | None => break,
+                }
+            }
+        };
+        // Past the limit what is in flight stays so in the counters.
+        let _ = tokio::time::timeout(SETTLE, settled).await;
+        for worker in self.probers.drain(..).chain(self.responders.drain(..)) {
+            worker.stop();
+        }
+        if let Some(output) = self.output.take() {
+            output.finish();
+        }
+        if let Some(Http { stop, task }) = self.http.take() {
+            // The server may be gone already.
+            let _ = stop.send(());
+            let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, task).await;
+        }
+        if matches!(end, End::WorkerDied) {
+            bail!("a measuring thread died; its error is in the log");
+        }
+        let silent = |probed: &Probed| probed.series.snapshot().counters.received == 0;
+        let unanswered = self.targets.iter().any(silent);
+        Ok(if unanswered { Verdict::Unanswered } else { Verdict::Good })
+    }
+}
+
+impl Workshop<'_> {
+    /// Starts one more measuring thread.
+    fn make(&mut self, name: String) -> Result<Worker> {
+        let pin = &self.measuring.pin;
+        let cpu = pin.get(self.pinned % pin.len().max(1)).copied();
+        self.pinned += 1;
+        let options = WorkerOptions {
+            name: name.clone(),
+            io: IoOptions {
+                backend: self.measuring.io,
+                stamps: self.stamps,
+                busy_poll: self.measuring.busy_poll,
+                ..IoOptions::default()
+            },
+            cpu,
+            priority: self.measuring.priority,
+            changes_max: limits::CHANGES_MAX,
+        };
+        let series = self.stats.add_worker(WorkerSeries::new(name));
+        Ok(Worker::start(options, self.outlets.clone(), series)?)
+    }
+}
+
+/// Binds the HTTP server and starts it; the second value is where the metrics are.
+fn serve_http(
+    web: &WebSection,
+    stats: &Arc<Stats>,
+    ready: &Arc<AtomicBool>,
+) -> Result<(Http, String)> {
+    let flag = || format!("--web.listen-address {}: cannot listen there", web.listen);
+    let listener = socket::listener(web.listen, false).with_context(flag)?;
+    listener.set_nonblocking(true).with_context(flag)?;
+    let listener = tokio::net::TcpListener::from_std(listener.into()).with_context(flag)?;
+    let address = listener.local_addr().with_context(flag)?;
+    tracing::info!(%address, "http listening");
+    let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(http::serve(listener, state, async {
+        // An app that is gone stops its server too.
+        let _ = stopped.await;
+    }));
+    Ok((Http { stop, task }, format!("http://{}/metrics", reachable(address))))
+}
+
+/// The responder of this process as a target.
+fn own_target(answering_at: SocketAddr) -> Target {
+    let at = reachable(answering_at);
+    let address = HostPort { host: at.ip().to_string(), port: at.port() };
+    Target { name: address.to_string(), address }
+}
+
+/// An address of this host by which a listener is reached from here.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        // Bound to every address of both families.
+        IpAddr::V6(ip) if ip.is_unspecified() && ip == Ipv6Addr::UNSPECIFIED => {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        }
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
+}
+
+fn objectives(probe: &ProbeSection) -> Objectives {
+    let objective = |slo: &crate::config::Slo| Objective {
+        name: slo.name.clone(),
+        threshold_ns: duration_ns(slo.threshold),
+        objective_ratio: slo.objective_ratio,
+    };
+    Objectives::new(probe.slos.iter().map(objective).collect())
+}
+
+/// One target's settings. A literal address is known for ever; a name is asked for by the flow.
+fn settings(
+    probe: &ProbeSection,
+    address: &HostPort,
+    number: usize,
+    stamps: bool,
+) -> ProbeSettings {
+    let literal = address.host.parse::<IpAddr>().ok();
+    let interval_ns = duration_ns(probe.interval);
+    ProbeSettings {
+        interval_ns,
+        phase_ns: schedule::phase_ns(number, interval_ns),
+        timeout_ns: duration_ns(probe.timeout),
+        adaptive: probe.adaptive,
+        window: probe.window,
+        count: probe.count,
+        stop_at: probe.duration.map(|duration| clock::mono().after(duration)),
+        wire: match probe.wire {
+            WireChoice::Auto => Wire::Auto,
+            WireChoice::V1 => Wire::V1,
+            WireChoice::V2 => Wire::V2,
+            WireChoice::V3 => Wire::V3,
+        },
+        padding_bytes: probe.padding_bytes,
+        stamps_wanted: stamps,
+        resolve_interval_ns: match literal {
+            Some(_) => None,
+            None => Some(duration_ns(limits::RESOLVE_INTERVAL)),
+        },
+        in_flight_max: limits::IN_FLIGHT_MAX,
+        addresses: literal.map(|ip| SocketAddr::new(ip, address.port)).into_iter().collect(),
+    }
+}
+
+/// Completes when the output's reader has left; never if there is no output.
+fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
+    let closed = output.and_then(Output::take_closed);
+    async {
+        match closed {
+            // The sender is dropped without a word when the output ends in order.
+            Some(closed) => {
+                if closed.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn index(target: TargetId) -> usize {
+    usize::try_from(target.0).expect("32 bits fit")
+}
+
+/// How long probes in flight may settle after a signal.
+const SETTLE: Duration = Duration::from_millis(400);

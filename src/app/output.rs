@@ -1,0 +1,227 @@
+//! What a prober says on standard output, in a thread of its own: a reader that is slow, or gone,
+//! must never hold up the control plane, let alone a probe.
+
+use std::io::{self, BufWriter, Stdout, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use tokio::sync::oneshot;
+
+use crate::config::{Config, ReportMode, limits};
+use crate::histogram::HistogramSnapshot;
+use crate::log;
+use crate::report::live::{AboveView, REDRAW_INTERVAL, Size, View};
+use crate::report::{Counts, Header, Quantiles, Row, json};
+use crate::sample::{Clock, Sample};
+use crate::stats::{ProbeSnapshot, Snapshot, Stats};
+use crate::sys::clock;
+use crate::time::Mono;
+use crate::worker::{Samples, TargetId};
+
+/// What standard output is for in this run.
+pub(super) enum Screen {
+    Live(Arc<Mutex<View<Stdout>>>),
+    Json,
+    Quiet,
+}
+
+/// The running writer.
+pub(super) struct Output {
+    thread: JoinHandle<()>,
+    /// Ends the live view when it is dropped; the JSON writer ends when all workers are gone.
+    running: Option<Samples>,
+    closed: Option<oneshot::Receiver<()>>,
+}
+
+/// What the thread works with.
+struct Writer {
+    screen: Screen,
+    stats: Arc<Stats>,
+    metrics_url: Option<String>,
+    started: Mono,
+    incoming: Receiver<(TargetId, Sample)>,
+}
+
+impl Screen {
+    /// Decides what goes where and installs the log: on standard error, above the live table if
+    /// both are the same terminal.
+    pub(super) fn open(config: &Config) -> Result<Self> {
+        let screen = match config.probe.as_ref().map(|probe| probe.report) {
+            Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
+            Some(ReportMode::Json) => Self::Json,
+            Some(ReportMode::Quiet) | None => Self::Quiet,
+        };
+        let colour = log::colour_on_stderr();
+        match &screen {
+            Self::Live(view) if Size::of_stdout().is_some() && console::user_attended_stderr() => {
+                let above = AboveView::new(Arc::clone(view));
+                log::install(&config.log, move || above.clone(), colour)?;
+            }
+            _ => log::install(&config.log, io::stderr, colour)?,
+        }
+        Ok(screen)
+    }
+}
+
+impl Output {
+    /// Starts the writer; the second value is where workers put samples, if they are wanted.
+    pub(super) fn start(
+        screen: Screen,
+        stats: Arc<Stats>,
+        metrics_url: Option<String>,
+    ) -> Result<(Option<Self>, Option<Samples>)> {
+        let (running, samples) = match screen {
+            Screen::Quiet => return Ok((None, None)),
+            Screen::Json => (false, true),
+            Screen::Live(_) => (true, false),
+        };
+        let (sender, incoming) = sync_channel(limits::REPORT_SAMPLES_MAX);
+        let (tell_closed, closed) = oneshot::channel();
+        let writer = Writer { screen, stats, metrics_url, started: clock::mono(), incoming };
+        let thread = std::thread::Builder::new()
+            .name("output".to_owned())
+            .spawn(move || {
+                if let Err(error) = writer.run() {
+                    tracing::debug!(%error, "standard output cannot be written");
+                    // An app that has ended does not listen.
+                    let _ = tell_closed.send(());
+                }
+            })
+            .context("the output thread")?;
+        let output =
+            Self { thread, running: running.then(|| sender.clone()), closed: Some(closed) };
+        Ok((Some(output), samples.then_some(sender)))
+    }
+
+    /// Completes with `Ok` when the reader of standard output has left. Once.
+    pub(super) fn take_closed(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.closed.take()
+    }
+
+    /// Writes the last word and ends. Workers must have ended before.
+    pub(super) fn finish(mut self) {
+        self.running = None;
+        if self.thread.join().is_err() {
+            tracing::error!("the output thread panicked");
+        }
+    }
+}
+
+impl Writer {
+    fn run(&self) -> io::Result<()> {
+        match &self.screen {
+            Screen::Live(view) => self.run_live(view),
+            Screen::Json => self.run_json(),
+            Screen::Quiet => Ok(()),
+        }
+    }
+
+    fn run_live(&self, view: &Mutex<View<Stdout>>) -> io::Result<()> {
+        loop {
+            let ended = match self.incoming.recv_timeout(REDRAW_INTERVAL) {
+                Err(RecvTimeoutError::Disconnected) => true,
+                Err(RecvTimeoutError::Timeout) | Ok(_) => false,
+            };
+            let snapshot = self.stats.snapshot();
+            let rows: Vec<Row> = snapshot.probes.iter().map(row).collect();
+            let header = self.header(&snapshot);
+            if ended {
+                return locked(view).finish(Size::of_stdout(), &header, &rows);
+            }
+            let size = Size::of_stdout();
+            locked(view).update(
+                size,
+                clock::mono().duration_since(self.started),
+                &header,
+                &rows,
+            )?;
+        }
+    }
+
+    /// Samples until every worker is gone, then the summary. Lines are flushed whenever the queue
+    /// is empty, so that a pipe's reader sees each probe at once.
+    fn run_json(&self) -> io::Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut line = Vec::new();
+        let mut names = Vec::new();
+        while let Ok(first) = self.incoming.recv() {
+            let mut next = Some(first);
+            while let Some((target, sample)) = next {
+                let index = usize::try_from(target.0).expect("32 bits fit");
+                if index >= names.len() {
+                    let probes = self.stats.snapshot().probes;
+                    names = probes.into_iter().map(|probe| (probe.target, probe.address)).collect();
+                }
+                if let Some((target, address)) = names.get(index) {
+                    line.clear();
+                    json::append_sample(&mut line, target, address, &sample);
+                    out.write_all(&line)?;
+                }
+                next = self.incoming.try_recv().ok();
+            }
+            out.flush()?;
+        }
+        let snapshot = self.stats.snapshot();
+        let rows: Vec<Row> = snapshot.probes.iter().map(row).collect();
+        let all: Vec<_> = snapshot.probes.iter().filter_map(ProbeSnapshot::rtt_merged).collect();
+        let merged = quantiles(HistogramSnapshot::merged(&all).as_ref());
+        line.clear();
+        let elapsed = clock::mono().duration_since(self.started);
+        json::append_summary(&mut line, elapsed, &rows, &merged);
+        out.write_all(&line)?;
+        out.flush()
+    }
+
+    fn header(&self, snapshot: &Snapshot) -> Header {
+        let uring = snapshot.capabilities.iter().find(|found| found.name == "io_uring");
+        let mut clocks: Vec<Clock> =
+            snapshot.probes.iter().filter_map(|probe| probe.newest_clock).collect();
+        clocks.sort_unstable();
+        clocks.dedup();
+        let clocks: Vec<_> = clocks.into_iter().map(Clock::name).collect();
+        Header {
+            io: if uring.is_some_and(|found| found.available) { "uring" } else { "poll" }
+                .to_owned(),
+            clock: if clocks.is_empty() { "none yet".to_owned() } else { clocks.join(", ") },
+            metrics_url: self.metrics_url.clone(),
+        }
+    }
+}
+
+/// One target as the table and the summary show it.
+fn row(probe: &ProbeSnapshot) -> Row {
+    let counters = &probe.counters;
+    Row {
+        target: probe.target.clone(),
+        address: probe.address.clone(),
+        clock: probe.newest_clock,
+        connected: counters.connected == 1,
+        last_ns: probe.last_rtt_ns(),
+        rtt: quantiles(probe.rtt_merged().as_ref()),
+        window_loss_percent: probe.loss_percent(),
+        counts: Counts {
+            sent: counters.sent,
+            received: counters.received,
+            timeouts: counters.timeouts,
+            in_flight: counters.in_flight,
+            skipped: counters.skipped,
+            late: counters.late,
+        },
+    }
+}
+
+fn quantiles(rtt: Option<&HistogramSnapshot>) -> Quantiles {
+    rtt.map_or_else(Quantiles::default, |rtt| Quantiles {
+        p50_ns: rtt.quantile(0.5),
+        p99_ns: rtt.quantile(0.99),
+        p999_ns: rtt.quantile(0.999),
+        max_ns: Some(rtt.max_ns),
+    })
+}
+
+fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
+    // A view is valid after every write; a panic elsewhere does not spoil it.
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}
