@@ -33,6 +33,10 @@ pub(crate) struct Segment {
     pub(crate) number: u32,
     /// The flags byte of the TCP header.
     pub(crate) flags: u8,
+    /// Type of service or traffic class: the code point and two bits of congestion notification.
+    pub(crate) traffic_class: u8,
+    /// Time to live or hop limit.
+    pub(crate) hops: u8,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -112,79 +116,100 @@ pub(crate) fn round_trips(
         .map(|segment| segment.source)
         .collect();
     for prober in probers {
-        let requests = arrivals(segments, prober, responder);
-        let replies = arrivals(segments, responder, prober);
-        for (probe, sent_ns) in requests {
-            let Some(&received_ns) = replies.get(&probe) else { continue };
-            trips.insert(probe, RoundTrip { sent_ns, received_ns });
+        let requests = Stream::assemble(segments, prober, responder);
+        let replies = Stream::assemble(segments, responder, prober);
+        let (probes, answers) = frames::parse(&requests.bytes, &replies.bytes);
+        let answered: BTreeMap<(u8, u64), u64> = answers
+            .iter()
+            .map(|frame| ((frame.version, frame.sequence), replies.passed_ns(frame.end)))
+            .collect();
+        for frame in probes {
+            let probe = (frame.version, frame.sequence);
+            if let Some(&received_ns) = answered.get(&probe) {
+                let sent_ns = requests.passed_ns(frame.end);
+                trips.insert(probe, RoundTrip { sent_ns, received_ns });
+            }
         }
     }
     trips
 }
 
-/// When the last byte of each frame of one direction passed, by version and sequence number.
-fn arrivals(
-    segments: &[Segment],
-    source: SocketAddr,
-    destination: SocketAddr,
-) -> BTreeMap<(u8, u64), u64> {
-    let mut bytes: Vec<u8> = Vec::new();
-    // For each segment, the stream's length behind it, and when that was.
-    let mut reached: Vec<(usize, u64)> = Vec::new();
-    let mut origin: Option<u32> = None;
-    for segment in segments {
-        if (segment.source, segment.destination) != (source, destination) {
-            continue;
+/// The bytes of one direction of a connection, each once, and when they passed.
+struct Stream {
+    bytes: Vec<u8>,
+    /// For each segment with new bytes, the stream's length behind it, and its time.
+    reached: Vec<(usize, u64)>,
+}
+
+impl Stream {
+    fn assemble(segments: &[Segment], source: SocketAddr, destination: SocketAddr) -> Self {
+        let mut stream = Self { bytes: Vec::new(), reached: Vec::new() };
+        let mut origin: Option<u32> = None;
+        for segment in segments {
+            if (segment.source, segment.destination) != (source, destination) {
+                continue;
+            }
+            if segment.flags & SYN != 0 {
+                origin = Some(segment.number.wrapping_add(1));
+                continue;
+            }
+            if segment.payload.is_empty() {
+                continue;
+            }
+            let origin = *origin.get_or_insert(segment.number);
+            let offset = usize::try_from(segment.number.wrapping_sub(origin)).unwrap();
+            assert!(offset <= stream.bytes.len(), "a hole in the captured stream");
+            // What is there already is a retransmission.
+            let known = stream.bytes.len() - offset;
+            if let Some(new) = segment.payload.get(known..).filter(|new| !new.is_empty()) {
+                stream.bytes.extend_from_slice(new);
+                stream.reached.push((stream.bytes.len(), segment.at_ns));
+            }
         }
-        if segment.flags & SYN != 0 {
-            origin = Some(segment.number.wrapping_add(1));
-            continue;
-        }
-        if segment.payload.is_empty() {
-            continue;
-        }
-        let origin = *origin.get_or_insert(segment.number);
-        let offset = usize::try_from(segment.number.wrapping_sub(origin)).unwrap();
-        assert!(offset <= bytes.len(), "a hole in the captured stream");
-        // What is there already is a retransmission.
-        let known = bytes.len() - offset;
-        if let Some(new) = segment.payload.get(known..) {
-            bytes.extend_from_slice(new);
-            reached.push((bytes.len(), segment.at_ns));
-        }
+        stream
     }
-    frames::parse(&bytes)
-        .into_iter()
-        .map(|frame| {
-            let at = reached.partition_point(|(length, _)| *length < frame.end);
-            ((frame.version, frame.sequence), reached[at].1)
-        })
-        .collect()
+
+    /// When the byte before `end` passed.
+    fn passed_ns(&self, end: usize) -> u64 {
+        self.reached[self.reached.partition_point(|(length, _)| *length < end)].1
+    }
+}
+
+/// What an IP packet says about the TCP segment in it.
+struct IpPacket<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    traffic_class: u8,
+    hops: u8,
+    tcp: &'a [u8],
 }
 
 /// The TCP segment in an Ethernet frame, if it carries one and is stamped.
 fn parse(bytes: &[u8], frame: kernel::StampedFrame) -> Option<Segment> {
     let at_ns = frame.at_ns?;
     let packet = bytes.get(ETHERNET_BYTES..)?;
-    let (source, destination, tcp) = match number16(bytes, 12)? {
+    let ip = match number16(bytes, 12)? {
         ETHERTYPE_V4 => parse_v4(packet)?,
         ETHERTYPE_V6 => parse_v6(packet)?,
         _ => return None,
     };
+    let tcp = ip.tcp;
     let header_bytes = usize::from(tcp.get(12)? >> 4) * 4;
     Some(Segment {
         at_ns,
         outgoing: frame.outgoing,
-        source: SocketAddr::new(source, number16(tcp, 0)?),
-        destination: SocketAddr::new(destination, number16(tcp, 2)?),
+        source: SocketAddr::new(ip.source, number16(tcp, 0)?),
+        destination: SocketAddr::new(ip.destination, number16(tcp, 2)?),
         number: u32::from_be_bytes(tcp.get(4..8)?.try_into().unwrap()),
         flags: *tcp.get(13)?,
+        traffic_class: ip.traffic_class,
+        hops: ip.hops,
         payload: tcp.get(header_bytes..)?.to_vec(),
     })
 }
 
-/// Source, destination and the TCP part of an IPv4 packet (RFC 791).
-fn parse_v4(packet: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
+/// An IPv4 packet that carries TCP (RFC 791).
+fn parse_v4(packet: &[u8]) -> Option<IpPacket<'_>> {
     let header_bytes = usize::from(packet.first()? & 0x0f) * 4;
     let total_bytes = usize::from(number16(packet, 2)?);
     if packet.get(9) != Some(&PROTOCOL_TCP) {
@@ -193,20 +218,31 @@ fn parse_v4(packet: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
     let source: [u8; 4] = packet.get(12..16)?.try_into().unwrap();
     let destination: [u8; 4] = packet.get(16..20)?.try_into().unwrap();
     // Short packets are padded to Ethernet's minimum: the header's length counts.
-    let tcp = packet.get(header_bytes..total_bytes)?;
-    Some((Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), tcp))
+    Some(IpPacket {
+        source: Ipv4Addr::from(source).into(),
+        destination: Ipv4Addr::from(destination).into(),
+        traffic_class: *packet.get(1)?,
+        hops: *packet.get(8)?,
+        tcp: packet.get(header_bytes..total_bytes)?,
+    })
 }
 
-/// Source, destination and the TCP part of an IPv6 packet without extension headers (RFC 8200).
-fn parse_v6(packet: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
+/// An IPv6 packet that carries TCP and no extension headers (RFC 8200).
+fn parse_v6(packet: &[u8]) -> Option<IpPacket<'_>> {
     let payload_bytes = usize::from(number16(packet, 4)?);
     if packet.get(6) != Some(&PROTOCOL_TCP) {
         return None;
     }
     let source: [u8; 16] = packet.get(8..24)?.try_into().unwrap();
     let destination: [u8; 16] = packet.get(24..40)?.try_into().unwrap();
-    let tcp = packet.get(40..40 + payload_bytes)?;
-    Some((Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into(), tcp))
+    Some(IpPacket {
+        source: Ipv6Addr::from(source).into(),
+        destination: Ipv6Addr::from(destination).into(),
+        // Version, traffic class, flow label: 4, 8 and 20 bits.
+        traffic_class: packet.first()? << 4 | packet.get(1)? >> 4,
+        hops: *packet.get(7)?,
+        tcp: packet.get(40..40 + payload_bytes)?,
+    })
 }
 
 /// A number in network order.

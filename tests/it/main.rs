@@ -36,6 +36,21 @@ mod servers;
 mod clients;
 /// Threads that burn the CPU at a better priority than ours.
 mod hogs;
+/// The names of the metrics that tests read.
+mod catalogue;
 
 /// The infrastructure above, proven without the product.
 mod proof;
+
+/// The responder returns every byte.
+mod verbatim;
+/// The prober and our own responder.
+mod probing;
+/// The defects of the replaced system, each by its number.
+mod defects;
+/// Targets that are not there, go away or come back.
+mod outages;
+/// The responder under pressure.
+mod limits;
+/// Responders that are not ours.
+mod interop;

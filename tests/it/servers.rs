@@ -5,6 +5,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -163,6 +164,12 @@ impl Connection {
         Some(())
     }
 
+    /// The same connection for another thread, to write while this one reads.
+    fn twin(&self) -> Self {
+        let stream = self.stream.try_clone().unwrap();
+        Self { stream, shared: Arc::clone(&self.shared), number: self.number }
+    }
+
     /// Does nothing for this long, or until the test is over.
     pub(crate) fn pause(&self, time: Duration) -> Option<()> {
         let started = Instant::now();
@@ -276,6 +283,27 @@ pub(crate) fn answer_frames(
             }
         }
         None
+    }
+}
+
+/// Echoes every byte, each `delay` after it came, without waiting in between.
+pub(crate) fn delay_line(delay: Duration) -> impl Fn(&mut Connection) -> Option<()> {
+    move |connection| {
+        let (sender, arrived) = channel::<(Instant, Vec<u8>)>();
+        let mut writer = connection.twin();
+        let writing = thread::spawn(move || {
+            for (at, bytes) in arrived {
+                writer.pause((at + delay).saturating_duration_since(Instant::now()))?;
+                writer.reply(&bytes)?;
+            }
+            Some(())
+        });
+        let mut buffer = [0; 4096];
+        while let Some(length) = connection.read(&mut buffer) {
+            sender.send((Instant::now(), buffer[..length].to_vec())).ok()?;
+        }
+        drop(sender);
+        writing.join().unwrap()
     }
 }
 
