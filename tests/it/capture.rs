@@ -49,12 +49,8 @@ pub(crate) struct RoundTrip {
     pub(crate) received_ns: u64,
 }
 
-/// FIN, SYN and RST in [`Segment::flags`] (RFC 9293).
-pub(crate) const FIN: u8 = 0x01;
-/// See [`FIN`].
+/// SYN in [`Segment::flags`] (RFC 9293).
 pub(crate) const SYN: u8 = 0x02;
-/// See [`FIN`].
-pub(crate) const RST: u8 = 0x04;
 
 impl Capture {
     /// Starts to capture; every segment from now on is seen.

@@ -174,7 +174,7 @@ fn a7_retransmission_shows_in_the_time_and_not_as_loss(site: &Site) {
     thread::sleep(Duration::from_millis(60));
     site.lab().responder.ip(&format!("link set {RESPONDER_INTERFACE} up")).unwrap();
     let lines = lines_until(&probe, "a retransmitted probe and twenty good ones", |probes| {
-        let slow = probes.iter().position(|probe| is_retransmitted(probe));
+        let slow = probes.iter().position(is_retransmitted);
         slow.is_some_and(|at| {
             probes[at..].iter().filter(|probe| !is_retransmitted(probe)).count() >= 20
         })

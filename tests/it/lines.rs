@@ -16,7 +16,6 @@ pub(crate) struct Report {
 /// One probe.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "every key of the contract stands here, whether a test reads it")]
 pub(crate) struct ProbeLine {
     pub(crate) target: String,
     pub(crate) address: Option<String>,
@@ -58,6 +57,7 @@ impl Report {
             let value: Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("no JSON object ({error}): {line}"));
             if let Some(summary) = value.get("summary") {
+                report.check_summary(summary);
                 report.summary = Some(summary.clone());
                 continue;
             }
@@ -65,6 +65,21 @@ impl Report {
             report.probes.push(serde_json::from_value(value).unwrap());
         }
         report
+    }
+
+    /// The summary counts what the lines showed.
+    fn check_summary(&self, summary: &Value) {
+        let received = self.received().count();
+        let expected = [
+            ("sent", self.probes.len()),
+            ("received", received),
+            ("timeouts", self.probes.len() - received),
+            ("in_flight", 0),
+        ];
+        for (key, count) in expected {
+            let told = summary["total"][key].as_u64();
+            assert_eq!(told, u64::try_from(count).ok(), "{key} in {summary}");
+        }
     }
 
     /// Probes that were received.

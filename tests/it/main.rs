@@ -34,6 +34,8 @@ mod capture;
 mod servers;
 /// Clients that behave badly, and one that compares every byte.
 mod clients;
+/// A name server whose answers change.
+mod names;
 /// Threads that burn the CPU at a better priority than ours.
 mod hogs;
 /// The names of the metrics that tests read.
@@ -54,3 +56,13 @@ mod outages;
 mod limits;
 /// Responders that are not ours.
 mod interop;
+/// Names that nobody knows, and names that move.
+mod naming;
+/// Bad use is one helpful line and exit code 2.
+mod bad_use;
+/// SIGINT and SIGTERM.
+mod shutdown;
+/// Command lines of tcp_ping_prometheus.
+mod seed_form;
+/// A packet capture judges every probe.
+mod truth;

@@ -1,6 +1,8 @@
 //! The prober against our own responder: everything sent is received, every line adds up, and the
 //! options of its sockets are seen on the wire.
 
+use rustix::process::Signal;
+
 use crate::capture::{Capture, SYN};
 use crate::catalogue::{self, ProbeCounts};
 use crate::lab::PROBER_INTERFACE;
@@ -23,6 +25,7 @@ on_each_io! {
     metrics_say_what_the_lines_say,
     wire_padding_makes_frames_larger,
     several_probes_may_be_in_flight,
+    a_prober_that_was_stopped_counts_what_it_missed,
 }
 
 on_each_io_over_veth! {
@@ -135,6 +138,8 @@ fn both_starts_a_responder_and_probes_it(site: &Site) {
     assert_eq!(counts.timeouts, 0);
     assert_eq!(exposition.one(catalogue::UP, &labels).to_bits(), 1.0_f64.to_bits());
     assert!(exposition.count(catalogue::RECEIVED_BYTES, &[]) > 20 * 56);
+    let kind = both.fetch("/metrics").header("content-type").map(str::to_owned).unwrap();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert_eq!(both.fetch("/-/healthy").status, 200);
     assert_eq!(both.fetch("/-/ready").status, 200);
     assert_eq!(both.fetch("/nothing/here").status, 404);
@@ -241,6 +246,33 @@ fn several_probes_may_be_in_flight(site: &Site) {
     let due = |probe: &ProbeLine| probe.stamps.due.unwrap();
     let whole_ns = due(&report.probes[59]) - due(&report.probes[0]);
     assert!(whole_ns < 3_000_000_000, "{whole_ns}");
+}
+
+/// Coordinated omission: slots that passed while nobody could send are not forgotten.
+fn a_prober_that_was_stopped_counts_what_it_missed(site: &Site) {
+    let serve = site.serve("");
+    let target = serve.responder_address();
+    let probe = site.probe(&format!("{target} --interval=10ms --json"));
+    probe.wait_for_stdout(10);
+    let slots = |exposition: &crate::exposition::Exposition| {
+        exposition.count(catalogue::SENT, &[]) + exposition.count(catalogue::SKIPPED, &[])
+    };
+    let (before, started) = (slots(&probe.scrape()), std::time::Instant::now());
+    probe.signal(Signal::STOP);
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    probe.signal(Signal::CONT);
+    let stopped = u64::try_from(started.elapsed().as_millis()).unwrap() / 10;
+    let exposition = probe.scrape_until("every slot accounted for", |exposition| {
+        slots(exposition) >= before + stopped
+    });
+    let missed = exposition.count(catalogue::SKIPPED, &[]);
+    let late = Report::parse(&probe.stdout())
+        .probes
+        .iter()
+        .filter(|probe| probe.lag_ns.is_some_and(|ns| ns > 50_000_000))
+        .count();
+    let told = missed + u64::try_from(late).unwrap();
+    assert!(told + 10 >= stopped, "{missed} skipped and {late} late of {stopped} slots");
 }
 
 fn code_point_hop_limit_and_source_are_on_the_wire(site: &Site) {

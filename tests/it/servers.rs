@@ -229,11 +229,6 @@ pub(crate) fn never_reply(connection: &mut Connection) -> Option<()> {
     }
 }
 
-/// Reads nothing and says nothing.
-pub(crate) fn never_read(connection: &mut Connection) -> Option<()> {
-    connection.pause(Duration::MAX)
-}
-
 /// Echoes, but neither reads nor writes for `time` after the first connection's `after` frames.
 pub(crate) fn stall_once(
     frame_bytes: usize,
