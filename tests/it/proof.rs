@@ -1,8 +1,8 @@
 //! The infrastructure, proven without the product: if one of these fails, no other result counts.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -13,6 +13,7 @@ use crate::frames;
 use crate::hogs::Hogs;
 use crate::kernel::RECEIVE_WAIT;
 use crate::lab::PROBER_INTERFACE;
+use crate::names::{self, NameServer};
 use crate::run::Run;
 use crate::servers::{self, Server};
 use crate::site::{Family, Io, Path, Place, Site, report_skip};
@@ -185,6 +186,64 @@ fn frames_of_every_version_are_found_behind_their_negotiation() {
     let replies = [answer, v3(1, 0, 0), v3(1, 1, 0), v3(2, 0, 100)[..155].to_vec()];
     let expected = [vec![(3, 1), (3, 2), (3, 3)], vec![(3, 1)]];
     assert_eq!(frames_of(&third, &replies), expected);
+}
+
+#[test]
+fn a_name_gets_the_address_that_the_test_gives_it() {
+    on_veth("proof::names", Family::V4, |site| {
+        let names = match NameServer::start(&site.lab().prober) {
+            Ok(names) => names,
+            Err(reason) => return report_skip("proof::names", &reason),
+        };
+        let resolve = || {
+            let target = (names::NAME, 4_000);
+            let found = site.prober_place().run(|| target.to_socket_addrs().ok()?.next());
+            found.map(|address| address.ip().to_string())
+        };
+        assert_eq!(resolve(), None);
+        names.set(Some([10, 1, 2, 3].into()));
+        assert_eq!(resolve().as_deref(), Some("10.1.2.3"));
+        names.set(Some([10, 1, 2, 4].into()));
+        assert_eq!(resolve().as_deref(), Some("10.1.2.4"));
+        assert!(names.questions() >= 3);
+    });
+}
+
+#[test]
+fn slow_servers_take_the_time_they_are_told() {
+    let _turn = turn::wait_for(Turn::Shared);
+    let ip = SocketAddr::from(([127, 0, 0, 1], 0)).ip();
+    let delay = Duration::from_millis(100);
+    let server = Server::start(&Place::Here, ip, servers::delay_line(delay));
+    let stream = clients::connect(&Place::Here, server.address);
+    let started = Instant::now();
+    // Forty frames 20 ms apart come back 100 ms late each; one after the other it would be 4 s.
+    let frames: Vec<u8> = (1..=40).flat_map(|sequence| frames::v1(sequence, 0)).collect();
+    clients::exchange(&stream, &frames, &[16], Duration::from_millis(20));
+    assert!((delay + Duration::from_millis(780)..delay * 40).contains(&started.elapsed()));
+
+    let server = Server::start(&Place::Here, ip, servers::stall_once(16, 1, delay));
+    let stream = clients::connect(&Place::Here, server.address);
+    clients::ping(&stream, &frames::v1(1, 0));
+    let started = Instant::now();
+    clients::ping(&stream, &frames::v1(2, 0));
+    assert!(started.elapsed() >= delay / 2);
+
+    let server = Server::start(&Place::Here, ip, servers::close_after(16, 2));
+    let stream = clients::connect(&Place::Here, server.address);
+    clients::exchange(&stream, &frames[..32], &[32], Duration::ZERO);
+    assert!(clients::is_closed_within(&stream, crate::run::PATIENCE));
+
+    let odd = servers::answer_frames(16, |number, frame| frame.repeat(number % 2));
+    let server = Server::start(&Place::Here, ip, odd);
+    let stream = clients::connect(&Place::Here, server.address);
+    std::io::Write::write_all(&mut &stream, &frames[..32]).unwrap();
+    clients::exchange(&stream, &[], &[1], Duration::ZERO);
+    server.wait_for_bytes(32, crate::run::PATIENCE);
+    let mut echoed = [0; 16];
+    std::io::Read::read_exact(&mut &stream, &mut echoed).unwrap();
+    assert_eq!(echoed, frames[..16]);
+    assert!(!clients::is_closed_within(&stream, RECEIVE_WAIT));
 }
 
 #[test]
