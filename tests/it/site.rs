@@ -139,10 +139,11 @@ impl Io {
 /// Says that a test was skipped, where people and `xtask` look.
 #[expect(clippy::print_stderr, reason = "libtest has no way to skip at run time")]
 pub(crate) fn report_skip(test: &str, reason: &str) {
-    let line = format!("SKIP {test}: {reason}");
-    eprintln!("{line}");
+    // One write a line: tests run side by side.
+    let line = format!("SKIP {test}: {reason}\n");
+    eprint!("{line}");
     if let Some(path) = std::env::var_os("RTTSCOPE_SKIPS") {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{line}").unwrap();
+        file.write_all(line.as_bytes()).unwrap();
     }
 }
