@@ -1,4 +1,72 @@
-//! Tests of the crate from outside, in one binary.
+//! The integration tests: real binary, sockets and clocks; run by `cargo test --test it`.
+//!
+//! What a test needs comes first, then the tests themselves. Tests that depend on the I/O backend
+//! are mounted once for each backend, the most important ones also for each address family and
+//! for loopback and a veth pair (see `mount`).
 
-// Prober and responder flows against each other, without sockets.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+#![expect(clippy::disallowed_methods, reason = "a test waits for real clocks")]
+
+/// The system calls that no safe crate wraps: the only unsafe code of the tests.
+mod kernel;
+/// Who runs together and who runs alone, so that CPU hogs disturb only their own test.
+mod turn;
+/// Network namespaces joined by a veth pair, gone with the last one who uses them.
+mod lab;
+/// Where a test happens: backend, address family, loopback or veth; skips say why.
+mod site;
+/// One `#[test]` for each backend, family and path a test is mounted on.
+#[macro_use]
+mod mount;
+/// The product's binary as a process: its lines, its addresses, signals, its end.
+mod run;
+/// A GET over a plain socket.
+mod http;
+/// OpenMetrics text into numbers that can be summed.
+mod exposition;
+/// `probe --json` lines into values.
+mod lines;
+/// Probe frames of every wire version in a stream of bytes.
+mod frames;
+/// A packet capture with the kernel's times, and the round trips it shows.
+mod capture;
+/// Servers that behave like the seeds, or badly.
+mod servers;
+/// Clients that behave badly, and one that compares every byte.
+mod clients;
+/// A name server whose answers change.
+mod names;
+/// Threads that burn the CPU at a better priority than ours.
+mod hogs;
+/// The names of the metrics that tests read.
+mod catalogue;
+
+/// Prober and responder flows against each other, without sockets.
 mod flows;
+
+/// The infrastructure above, proven without the product.
+mod proof;
+
+/// The responder returns every byte.
+mod verbatim;
+/// The prober and our own responder.
+mod probing;
+/// The defects of the replaced system, each by its number.
+mod defects;
+/// Targets that are not there, go away or come back.
+mod outages;
+/// The responder under pressure.
+mod limits;
+/// Responders that are not ours.
+mod interop;
+/// Names that nobody knows, and names that move.
+mod naming;
+/// Bad use is one helpful line and exit code 2.
+mod bad_use;
+/// SIGINT and SIGTERM.
+mod shutdown;
+/// Command lines of tcp_ping_prometheus.
+mod seed_form;
+/// A packet capture judges every probe.
+mod truth;

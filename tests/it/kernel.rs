@@ -1,0 +1,167 @@
+//! The system calls that no safe crate wraps: the only unsafe code of the tests. Integers and
+//! buffers go in, owned descriptors and numbers come out.
+#![expect(unsafe_code, reason = "packet sockets, unshare and the parent-death signal need it")]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr::from_mut;
+use std::time::Duration;
+
+/// One frame from a packet socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StampedFrame {
+    /// Bytes of the frame that are in the buffer.
+    pub(crate) length: usize,
+    /// Kernel time, `CLOCK_REALTIME` ns; `None` if the kernel gave none.
+    pub(crate) at_ns: Option<u64>,
+    /// True for a frame that this host sent, false for one that arrived.
+    pub(crate) outgoing: bool,
+}
+
+/// Moves the calling thread into a new, empty network namespace.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: `unshare` takes no pointer; a network namespace changes no memory of this process.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Has the child killed when the thread that spawned it ends, so that a killed test run leaves
+/// no process behind. Spawn it from a thread that lives as long as the test process.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure makes one async-signal-safe system call and touches no memory.
+    unsafe { command.pre_exec(set_parent_death_signal) };
+}
+
+/// Why this kernel refuses io_uring to us, if it does.
+pub(crate) fn io_uring_refusal() -> Option<io::Error> {
+    // struct io_uring_params is 120 bytes (include/uapi/linux/io_uring.h); zero asks for nothing.
+    let mut params = [0_u64; 15];
+    let entries: libc::c_long = 1;
+    // SAFETY: `params` is as large as the struct that the kernel fills, and outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, params.as_mut_ptr()) };
+    let Ok(fd) = RawFd::try_from(fd) else { return Some(io::Error::last_os_error()) };
+    if fd < 0 {
+        return Some(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    None
+}
+
+/// A packet socket that sees every frame of one interface, both directions, with kernel times.
+pub(crate) fn packet_socket(interface_index: u32) -> io::Result<OwnedFd> {
+    // Protocol 0 receives nothing until `bind` names protocol and interface together.
+    // SAFETY: `socket` takes no pointer.
+    let fd =
+        check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER_BYTES)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)?;
+    let wait = libc::timeval { tv_sec: 0, tv_usec: RECEIVE_WAIT_US };
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &wait)?;
+
+    // SAFETY: `sockaddr_ll` is plain integers, for which zero is valid.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
+    address.sll_ifindex = i32::try_from(interface_index).unwrap();
+    let length = socket_length::<libc::sockaddr_ll>();
+    // SAFETY: `address` is a `sockaddr_ll` of the given length and outlives the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), from_mut(&mut address).cast(), length) })?;
+    Ok(fd)
+}
+
+/// The next frame; `None` if none came within the socket's short waiting time.
+pub(crate) fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<StampedFrame>> {
+    let mut control = [0_u64; 16];
+    // SAFETY: `sockaddr_ll` is plain integers, for which zero is valid.
+    let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `msghdr` is integers and pointers, for which zero is valid.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = from_mut(&mut from).cast();
+    message.msg_namelen = socket_length::<libc::sockaddr_ll>();
+    message.msg_iov = &raw mut iovec;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: every pointer in `message` leads to a live local of the length beside it.
+    let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) };
+    let Ok(length) = usize::try_from(received) else {
+        let error = io::Error::last_os_error();
+        return match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+            _ => Err(error),
+        };
+    };
+    let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
+    Ok(Some(StampedFrame { length, at_ns: stamp_ns(&message), outgoing }))
+}
+
+/// How many frames the kernel threw away since the last call because we read too slowly.
+pub(crate) fn dropped_frames(fd: &OwnedFd) -> io::Result<u32> {
+    // struct tpacket_stats: packets, drops (include/uapi/linux/if_packet.h).
+    let mut stats = [0_u32; 2];
+    let mut length = socket_length::<[u32; 2]>();
+    // SAFETY: `stats` and `length` are live locals, `length` is the size of `stats`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            stats.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    Ok(stats[1])
+}
+
+/// The `SCM_TIMESTAMPNS` control message of a received message.
+fn stamp_ns(message: &libc::msghdr) -> Option<u64> {
+    // SAFETY: the kernel has filled `message`; its control buffer lives in the caller.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: `CMSG_FIRSTHDR` gives null or a pointer to a whole header in the control buffer.
+    let header_kind = unsafe { header.as_ref() }?;
+    let kind = (header_kind.cmsg_level, header_kind.cmsg_type);
+    if kind != (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
+        return None;
+    }
+    // SAFETY: `header` is not null, see above.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: a control message of this kind carries one `timespec`; it need not be aligned.
+    let time = unsafe { data.cast::<libc::timespec>().read_unaligned() };
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    let nanoseconds = u64::try_from(time.tv_nsec).ok()?;
+    Some(seconds * 1_000_000_000 + nanoseconds)
+}
+
+fn set_parent_death_signal() -> io::Result<()> {
+    // SAFETY: `PR_SET_PDEATHSIG` takes a number and no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
+fn set_option<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let pointer = std::ptr::from_ref(value).cast();
+    // SAFETY: `value` is a live reference and the length is that of its type.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer, socket_length::<T>()) };
+    check(result).map(drop)
+}
+
+fn socket_length<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap()
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// How long [`receive_frame`] waits: how soon a capture notices that it shall stop.
+pub(crate) const RECEIVE_WAIT: Duration = Duration::from_millis(20);
+const RECEIVE_WAIT_US: libc::suseconds_t = 20_000;
+/// Enough for 10,000 small frames while hogs keep the reader off the CPU.
+const RECEIVE_BUFFER_BYTES: i32 = 16 << 20;

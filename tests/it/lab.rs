@@ -1,0 +1,136 @@
+//! Network namespaces joined by a veth pair. A namespace here has no name: it lives as long as
+//! a descriptor or a process refers to it, so that even a killed test run leaves nothing behind.
+//! Commands and closures go in and happen inside; needs root and `ip` (iproute2).
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::kernel;
+
+/// One network namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace {
+    fd: Arc<OwnedFd>,
+}
+
+/// Two namespaces and the veth pair between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Lab {
+    /// Where the prober runs; its end of the pair is [`PROBER_INTERFACE`].
+    pub(crate) prober: Namespace,
+    /// Where the responder runs; its end of the pair is [`RESPONDER_INTERFACE`].
+    pub(crate) responder: Namespace,
+}
+
+/// The prober's end of the veth pair.
+pub(crate) const PROBER_INTERFACE: &str = "prober0";
+/// The responder's end of the veth pair.
+pub(crate) const RESPONDER_INTERFACE: &str = "responder0";
+/// Addresses at the prober's end.
+pub(crate) const PROBER_IPS: [&str; 3] = ["10.87.0.1", "fd87::1", "fe80::87:1"];
+/// Addresses at the responder's end.
+pub(crate) const RESPONDER_IPS: [&str; 3] = ["10.87.0.2", "fd87::2", "fe80::87:2"];
+
+impl Namespace {
+    /// A new namespace with only its loopback interface, which is up.
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = thread::scope(|scope| {
+            scope
+                .spawn(|| -> io::Result<OwnedFd> {
+                    kernel::unshare_network()?;
+                    // The descriptor keeps the namespace when this thread is gone.
+                    let fd = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
+                    ip(&["link", "set", "lo", "up"])?;
+                    Ok(fd)
+                })
+                .join()
+                .unwrap()
+        })?;
+        Ok(Self { fd: Arc::new(fd) })
+    }
+
+    /// Does `work` on a thread inside the namespace; what it opens or spawns stays there.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let done = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.enter().unwrap();
+                    work()
+                })
+                .join()
+        });
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Moves the calling thread into the namespace.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(())
+    }
+
+    /// Runs `ip` with these words inside the namespace.
+    pub(crate) fn ip(&self, words: &str) -> io::Result<()> {
+        self.run(|| ip(&words.split(' ').collect::<Vec<_>>()))
+    }
+
+    /// Writes one of the namespace's own settings, such as `net/ipv4/tcp_wmem`.
+    pub(crate) fn set_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
+        self.run(|| std::fs::write(format!("/proc/sys/{name}"), value))
+    }
+
+    /// A path that names the namespace to `ip` while this process lives.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
+    }
+}
+
+impl Lab {
+    /// Two namespaces joined by a veth pair that carries IPv4 and IPv6.
+    pub(crate) fn new() -> io::Result<Self> {
+        let lab = Self { prober: Namespace::new()?, responder: Namespace::new()? };
+        lab.prober.ip(&format!(
+            "link add {PROBER_INTERFACE} type veth peer name {RESPONDER_INTERFACE} netns {}",
+            lab.responder.path()
+        ))?;
+        let ends = [
+            (&lab.prober, PROBER_INTERFACE, PROBER_IPS),
+            (&lab.responder, RESPONDER_INTERFACE, RESPONDER_IPS),
+        ];
+        for (namespace, interface, [v4, v6, link_local]) in ends {
+            namespace.ip(&format!("address add {v4}/24 dev {interface}"))?;
+            // Without `nodad` an address may not be used for about a second.
+            namespace.ip(&format!("address add {v6}/64 dev {interface} nodad"))?;
+            namespace.ip(&format!("address add {link_local}/64 dev {interface} nodad"))?;
+            namespace.ip(&format!("link set {interface} up"))?;
+        }
+        Ok(lab)
+    }
+}
+
+/// The number of an interface in the calling thread's namespace.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
+}
+
+/// The address of one family in a list such as [`PROBER_IPS`].
+pub(crate) fn ip_of(ips: [&str; 3], v6: bool) -> IpAddr {
+    ips[usize::from(v6)].parse().unwrap()
+}
+
+fn ip(words: &[&str]) -> io::Result<()> {
+    let output = Command::new("ip").args(words).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::other(format!("ip {}: {complaint}", words.join(" "))))
+}
