@@ -12,6 +12,14 @@ use crate::time::{Phc, Wall};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId(pub u32);
 
+impl FlowId {
+    /// The flow's place in a table.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).expect("32 bits fit")
+    }
+}
+
 /// Something that happened to a flow. The worker passes the moment it learnt of it beside it.
 #[derive(Debug)]
 pub enum Event<'a> {

@@ -239,7 +239,7 @@ impl App {
 
     /// Notes that a target is finished; true if it was the last one.
     fn finished(&mut self, target: TargetId) -> bool {
-        if let Some(probed) = self.targets.get_mut(index(target)) {
+        if let Some(probed) = self.targets.get_mut(target.index()) {
             probed.finished = true;
         }
         self.targets.iter().all(|probed| probed.finished)
@@ -247,7 +247,7 @@ impl App {
 
     /// Looks a target's name up in the background and tells its worker.
     fn resolve(&self, target: TargetId) {
-        let Some(probed) = self.targets.get(index(target)) else { return };
+        let Some(probed) = self.targets.get(target.index()) else { return };
         let series = Arc::clone(&probed.series);
         let tell = self.probers[probed.worker].remote();
         let HostPort { host, port } = probed.address.clone();
@@ -284,7 +284,7 @@ impl App {
             while !self.targets.iter().all(|probed| probed.finished) {
                 match self.reports.recv().await {
                     Some(Report::Finished(target)) => {
-                        if let Some(probed) = self.targets.get_mut(index(target)) {
+                        if let Some(probed) = self.targets.get_mut(target.index()) {
                             probed.finished = true;
                         }
                     }
@@ -436,10 +436,6 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
             None => std::future::pending().await,
         }
     }
-}
-
-fn index(target: TargetId) -> usize {
-    usize::try_from(target.0).expect("32 bits fit")
 }
 
 /// How long probes in flight may settle after a signal.

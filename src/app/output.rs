@@ -149,7 +149,7 @@ impl Writer {
         while let Ok(first) = self.incoming.recv() {
             let mut next = Some(first);
             while let Some((target, sample)) = next {
-                let index = usize::try_from(target.0).expect("32 bits fit");
+                let index = target.index();
                 if index >= names.len() {
                     let probes = self.stats.snapshot().probes;
                     names = probes.into_iter().map(|probe| (probe.target, probe.address)).collect();

@@ -17,7 +17,7 @@ use crate::config::defaults;
     subcommand_required = true,
     arg_required_else_help = false,
     after_help = "Durations: 10ms, 1m30s. Addresses: host:port, [v6%zone]:port, :port.\n\
-                  Exit codes: 0 good, 1 the measured thing failed, 2 bad use, 3 we could not work.\n\
+                  Exit codes: 0 good, 1 the measured failed, 2 bad use, 3 we could not work.\n\
                   Command lines of tcp_ping_prometheus (-mode=client -target=…) work unchanged."
 )]
 pub(super) struct Cli {

@@ -81,7 +81,8 @@ pub fn interface(text: &str) -> Result<String, BadValue> {
     }
 }
 
-/// [`crate::sys::socket::SocketOptions::dscp`]: 0 to 63, or a name of RFC 2474, 2597, 3246, 5865 or 8622.
+/// [`crate::sys::socket::SocketOptions::dscp`]: 0 to 63, or a name of RFC 2474, 2597, 3246, 5865
+/// or 8622.
 pub fn dscp(text: &str) -> Result<u8, BadValue> {
     let refuse = |why: &str, instead: &str| Err(BadValue::new(why, instead));
     if let Ok(value) = text.parse::<u8>() {

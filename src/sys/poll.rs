@@ -182,12 +182,12 @@ impl Poll {
 
     /// See [`super::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
-        let Some(entry) = self.entries.get_mut(index(flow)).and_then(Option::take) else { return };
+        let Some(entry) = self.entries.get_mut(flow.index()).and_then(Option::take) else { return };
         if let Err(error) = self.poller.delete(&entry.socket) {
             tracing::debug!(%error, "a closed socket was not registered");
         }
         self.pending.retain(|(owner, _)| *owner != flow);
-        self.ready.retain(|event| event.key != index(flow));
+        self.ready.retain(|event| event.key != flow.index());
     }
 
     /// See [`super::Io::wait`].
@@ -328,7 +328,7 @@ impl Poll {
     }
 
     fn insert(&mut self, flow: FlowId, entry: Entry) -> io::Result<()> {
-        let slot = index(flow);
+        let slot = flow.index();
         if self.entries.len() <= slot {
             self.entries.resize_with(slot + 1, || None);
         }
@@ -343,7 +343,7 @@ impl Poll {
 
     fn update(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
-        let interest = entry.interest(index(flow));
+        let interest = entry.interest(flow.index());
         if let Err(error) = self.poller.modify_with_mode(&entry.socket, interest, PollMode::Level) {
             self.pending.push_back((flow, Ready::Closed(failure(&error))));
         }
@@ -359,9 +359,5 @@ impl Drop for Poll {
 }
 
 fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
-    entries.get_mut(index(flow))?.as_mut()
-}
-
-fn index(flow: FlowId) -> usize {
-    usize::try_from(flow.0).expect("32 bits fit")
+    entries.get_mut(flow.index())?.as_mut()
 }

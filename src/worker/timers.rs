@@ -21,7 +21,7 @@ impl Timers {
     /// A deadline that moves later keeps its entry: the flow is then asked once in vain and
     /// registered again, which is cheaper than a heap that grows with every probe.
     pub(super) fn set(&mut self, flow: FlowId, deadline: Option<Mono>) {
-        let slot = slot(flow);
+        let slot = flow.index();
         if self.valid.len() <= slot {
             self.valid.resize(slot + 1, None);
         }
@@ -50,21 +50,17 @@ impl Timers {
         }
         self.heap.pop();
         let flow = FlowId(flow);
-        self.valid[slot(flow)] = None;
+        self.valid[flow.index()] = None;
         Some(flow)
     }
 
     fn skip_overtaken(&mut self) {
         while let Some(Reverse((at, flow))) = self.heap.peek()
-            && self.valid[slot(FlowId(*flow))] != Some(*at)
+            && self.valid[FlowId(*flow).index()] != Some(*at)
         {
             self.heap.pop();
         }
     }
-}
-
-fn slot(flow: FlowId) -> usize {
-    usize::try_from(flow.0).expect("32 bits fit")
 }
 
 #[cfg(test)]

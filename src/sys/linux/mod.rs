@@ -1,6 +1,5 @@
 //! Linux: kernel stamps, io_uring, and everything else that only this kernel has.
 
-mod bufring;
 pub mod process;
 pub mod stamp;
 pub mod thread;

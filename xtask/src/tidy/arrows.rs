@@ -13,22 +13,22 @@ const ARROWS: [(&str, Names); 18] = [
     ("cli", Names::Only(&["config", "log", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
-    ("http", Names::Only(&["metrics", "report", "stats"])),
-    ("metrics", Names::Only(&["histogram", "sample", "stats", "time"])),
+    ("http", Names::Only(&["host", "metrics", "report", "stats"])),
+    ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
     ("report", Names::Only(&["event", "sample", "stats", "time"])),
-    ("stats", Names::Only(&["event", "histogram", "loss", "sample", "time"])),
+    ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
     (
         "worker",
         Names::Only(&["echo", "event", "probe", "sample", "schedule", "stats", "sys", "time"]),
     ),
-    ("sys", Names::Only(&["event", "sample", "tcp_info", "time"])),
+    ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("schedule wire loss histogram tcp_info", Names::Only(&["time"])),
+    ("schedule wire loss histogram host tcp_info", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.

@@ -1,0 +1,204 @@
+//! What a completion of a connection's operation means for its flow.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use io_uring::cqueue;
+use socket2::Socket;
+
+use super::connection::Op;
+use super::{Uring, place};
+use crate::event::{Failure, RxStamps, TxStamp};
+use crate::sys::io::Ready;
+use crate::sys::linux::{accept_is_transient, stamp};
+use crate::sys::{TxStampSource, failure};
+use crate::time::{NS_PER_SECOND, Phc, Wall};
+
+impl Uring {
+    /// One completion of a connection's operation.
+    pub(super) fn complete(
+        &mut self,
+        op: Op,
+        key: u32,
+        entry: &cqueue::Entry32,
+    ) -> Option<(Ready, usize)> {
+        let more = cqueue::more(entry.flags());
+        let connection = self.connections.get_mut(place(key))?.as_mut()?;
+        if !more {
+            connection.outstanding -= 1;
+        }
+        if connection.closing {
+            self.discard(op, key, entry);
+            return None;
+        }
+        let result = entry.result();
+        match op {
+            Op::Accept => self.accepted(key, result, more),
+            Op::Connect => self.connected(key, result),
+            Op::Receive => self.received(key, result, entry.flags()),
+            Op::Send => self.sent(key, result),
+            Op::Stamp => self.stamped(key, entry),
+            Op::ErrorQueue => self.error_queue(key, result),
+            Op::Wake | Op::Cancel => None,
+        }
+    }
+
+    /// Cleans up after an operation whose connection was closed meanwhile.
+    fn discard(&mut self, op: Op, key: u32, entry: &cqueue::Entry32) {
+        if let (Op::Receive, Some(buffer)) = (op, cqueue::buffer_select(entry.flags())) {
+            self.buffers.give_back(buffer);
+        }
+        if op == Op::Accept && entry.result() >= 0 {
+            // SAFETY: a successful accept hands us a descriptor that nobody else owns.
+            drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+        }
+        self.free_if_idle(key);
+    }
+
+    fn accepted(&mut self, key: u32, result: i32, more: bool) -> Option<(Ready, usize)> {
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(-result);
+            if !accept_is_transient(&error) {
+                return Some((Ready::AcceptFailed(error), 0));
+            }
+        }
+        if !more {
+            let armed = self.arm_accept(key);
+            self.fail_on_error(key, armed);
+        }
+        if result < 0 {
+            return None;
+        }
+        // SAFETY: a successful accept hands us a descriptor that nobody else owns.
+        let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(result) });
+        // A peer that is gone already has no address, and no use for a flow.
+        let from = socket.peer_addr().ok()?.as_socket()?;
+        Some((Ready::Accepted(socket, from), 0))
+    }
+
+    fn connected(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
+        let connection = self.connection(key)?;
+        connection.address = None;
+        if result < 0 {
+            self.fail(key, failure(&io::Error::from_raw_os_error(-result)));
+            return None;
+        }
+        let flow = connection.flow;
+        if self.stamps {
+            self.stamp(flow);
+        }
+        let armed = self.arm_receive(key);
+        self.fail_on_error(key, armed);
+        Some((Ready::Connected, 0))
+    }
+
+    fn received(&mut self, key: u32, result: i32, flags: u32) -> Option<(Ready, usize)> {
+        let connection = self.connection(key)?;
+        connection.receiving = false;
+        let buffer = cqueue::buffer_select(flags);
+        let bytes = usize::try_from(result).unwrap_or(0);
+        if bytes == 0 {
+            if let Some(buffer) = buffer {
+                self.buffers.give_back(buffer);
+            }
+            match -result {
+                0 => self.fail(key, Failure::Eof),
+                libc::ENOBUFS | libc::EINTR | libc::EAGAIN => {
+                    let armed = self.arm_receive(key);
+                    self.fail_on_error(key, armed);
+                }
+                errno => self.fail(key, failure(&io::Error::from_raw_os_error(errno))),
+            }
+            return None;
+        }
+        let header = connection.receive_header.as_ref();
+        let stamps = header.map_or_else(RxStamps::default, |header| header.decode().stamps);
+        self.lent = buffer;
+        self.rearm = Some(key);
+        Some((Ready::Received(stamps), bytes))
+    }
+
+    fn sent(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
+        let connection = self.connection(key)?;
+        let bytes = usize::try_from(result).unwrap_or(0);
+        match result {
+            0.. => connection.sent += bytes,
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
+            _ => {
+                self.fail(key, failure(&io::Error::from_raw_os_error(-result)));
+                return None;
+            }
+        }
+        let late_bytes = match connection.stamp_after_bytes {
+            Some(left) if left > bytes => {
+                connection.stamp_after_bytes = Some(left - bytes);
+                None
+            }
+            Some(left) => {
+                connection.stamp_after_bytes = None;
+                Some(bytes - left)
+            }
+            None => None,
+        };
+        if connection.sent == connection.sending.len() {
+            connection.sent = 0;
+            connection.sending.clear();
+            std::mem::swap(&mut connection.sending, &mut connection.queued);
+        }
+        let (more, starved) = (!connection.sending.is_empty(), !connection.receiving);
+        if let Some(late_bytes) = late_bytes {
+            self.stamp_transmits(key, late_bytes);
+        }
+        let pushed = if more { self.push_send(key) } else { Ok(()) };
+        let armed = pushed.and_then(|()| match starved && self.rearm != Some(key) {
+            true => self.arm_receive(key),
+            false => Ok(()),
+        });
+        self.fail_on_error(key, armed);
+        None
+    }
+
+    /// A completion of `SOCKET_URING_OP_TX_TIMESTAMP` (io_uring/cmd_net.c): the result is the key,
+    /// flags from bit 16 on are hardware and stage, the big completion is seconds and nanoseconds.
+    fn stamped(&mut self, key: u32, entry: &cqueue::Entry32) -> Option<(Ready, usize)> {
+        let Ok(stamp_key) = u32::try_from(entry.result()) else {
+            if matches!(-entry.result(), libc::EOPNOTSUPP | libc::EINVAL) {
+                // The kernel is older than the command; from here on the error queue is used.
+                self.tx_stamps = TxStampSource::ErrorQueue;
+                let armed = self.arm_error_queue(key);
+                self.fail_on_error(key, armed);
+            }
+            return None;
+        };
+        let base = self.connection(key)?.stamp_base?;
+        let [seconds, nanos] = *entry.big_cqe();
+        let ns = seconds.checked_mul(NS_PER_SECOND)?.checked_add(nanos)?;
+        let stamps = if entry.flags() & STAMP_HARDWARE == 0 {
+            RxStamps { sw: Some(Wall::from_ns(ns)), hw: None }
+        } else {
+            RxStamps { sw: None, hw: Some(Phc::from_ns(ns)) }
+        };
+        let stage = stamp::tx_stage(entry.flags() >> STAMP_STAGE_SHIFT, stamps)?;
+        Some((Ready::Stamped(TxStamp { key: stamp_key.wrapping_sub(base), stage }), 0))
+    }
+
+    fn error_queue(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
+        let connection = self.connection(key)?;
+        let base = connection.stamp_base?;
+        let stamp = match (&connection.error_header, result >= 0) {
+            (Some(header), true) => header.decode().tx_stamp(),
+            _ => None,
+        };
+        if result >= 0 || matches!(-result, libc::EINTR | libc::EAGAIN) {
+            let armed = self.arm_error_queue(key);
+            self.fail_on_error(key, armed);
+        }
+        let stamp = stamp?;
+        Some((Ready::Stamped(TxStamp { key: stamp.key.wrapping_sub(base), ..stamp }), 0))
+    }
+}
+
+/// `IORING_CQE_F_TSTAMP_HW`.
+const STAMP_HARDWARE: u32 = 1 << 16;
+/// `IORING_TIMESTAMP_TYPE_SHIFT`.
+const STAMP_STAGE_SHIFT: u32 = 17;

@@ -1,0 +1,410 @@
+//! The io_uring backend: one ring a thread. Receives pick provided buffers, receive stamps come as
+//! control messages, transmit stamps by the socket command of Linux 6.17 or else from the error
+//! queue, both on the ring.
+//!
+//! Receives are single-shot: a connection whose backlog is large is simply not armed again, whereas
+//! a multishot receive would go on filling the whole pool of buffers with what nobody can send.
+//! Arming again costs no system call: it leaves with the next wait.
+
+mod buffers;
+mod complete;
+mod connection;
+mod submit;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::EventfdFlags;
+use socket2::Socket;
+
+use self::buffers::BufferRing;
+use self::connection::{Connection, Op};
+use super::stamp;
+use crate::event::{Failure, FlowId};
+use crate::sys::io::{Pending, Ready, Waker};
+use crate::sys::{
+    Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure, socket,
+};
+use crate::time::{Mono, NS_PER_SECOND};
+
+type Ring = IoUring<squeue::Entry, cqueue::Entry32>;
+
+/// io_uring I/O of one thread.
+pub struct Uring {
+    /// First, so that it is dropped before any memory that it uses.
+    ring: Ring,
+    buffers: BufferRing,
+    connections: Vec<Option<Box<Connection>>>,
+    free: Vec<u32>,
+    /// The connection of each flow, or `NONE`.
+    by_flow: Vec<u32>,
+    pending: Pending,
+    /// The buffer that the last completion borrowed.
+    lent: Option<u16>,
+    /// The connection whose last receive was handed out and that wants to receive again.
+    rearm: Option<u32>,
+    wake: Arc<OwnedFd>,
+    wake_count: Box<[u8; 8]>,
+    stamps: bool,
+    tx_stamps: TxStampSource,
+    busy_poll: bool,
+}
+
+impl Uring {
+    /// Opens a ring: with deferred task work (Linux 6.1), which spares interruptions of this
+    /// thread, else with cooperative task work (5.19).
+    ///
+    /// # Errors
+    /// `ENOSYS`, `EPERM` or `EINVAL` where io_uring is absent, forbidden or too old.
+    pub fn open(options: &IoOptions) -> io::Result<Self> {
+        let ring = Ring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => Ring::builder()
+                    .setup_coop_taskrun()
+                    .setup_cqsize(COMPLETIONS)
+                    .build(SUBMISSIONS),
+                _ => Err(error),
+            })?;
+        let buffers = BufferRing::register(&ring.submitter(), RECEIVE_BYTES)?;
+        let mut uring = Self {
+            ring,
+            buffers,
+            connections: Vec::new(),
+            free: Vec::new(),
+            by_flow: Vec::new(),
+            pending: Pending::new(),
+            lent: None,
+            rearm: None,
+            wake: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?),
+            wake_count: Box::new([0; 8]),
+            stamps: options.stamps,
+            tx_stamps: options.tx_stamps,
+            busy_poll: options.busy_poll,
+        };
+        uring.arm_wake()?;
+        Ok(uring)
+    }
+
+    /// See [`crate::sys::Io::waker`].
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker::EventFd(Arc::clone(&self.wake))
+    }
+
+    /// See [`crate::sys::Io::listen`].
+    ///
+    /// # Errors
+    /// Those of submitting.
+    pub fn listen(&mut self, flow: FlowId, socket: Socket) -> io::Result<()> {
+        let key = self.insert(Connection::new(socket, flow));
+        self.arm_accept(key)
+    }
+
+    /// See [`crate::sys::Io::resume_accepting`].
+    pub fn resume_accepting(&mut self, flow: FlowId) {
+        if let Some(key) = self.key(flow) {
+            let armed = self.arm_accept(key);
+            self.fail_on_error(key, armed);
+        }
+    }
+
+    /// See [`crate::sys::Io::attach`].
+    pub fn attach(&mut self, flow: FlowId, socket: Socket) {
+        if let Err(error) = socket::tune(&socket) {
+            self.pending.push_back((flow, Ready::Closed(failure(&error))));
+            return;
+        }
+        let key = self.insert(Connection::new(socket, flow));
+        let armed = self.arm_receive(key);
+        self.fail_on_error(key, armed);
+    }
+
+    /// See [`crate::sys::Io::connect`].
+    pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
+        let mut connection = Connection::new(socket, flow);
+        let address = connection.address.insert(Box::new(to.into()));
+        let (pointer, length) = (address.as_ptr().cast(), address.len());
+        let connect = opcode::Connect::new(connection.fd(), pointer, length).build();
+        let key = self.insert(connection);
+        let pushed = self.push(Op::Connect, key, connect);
+        self.fail_on_error(key, pushed);
+    }
+
+    /// See [`crate::sys::Io::stamp`].
+    ///
+    /// Receive stamps are on at once. Keys must count from the next byte given to [`Self::send`],
+    /// but the kernel counts from the next byte given to *it*: with sends under way, transmit
+    /// stamps wait for those.
+    pub fn stamp(&mut self, flow: FlowId) {
+        let Some(key) = self.key(flow) else { return };
+        let Some(connection) = self.connection(key) else { return };
+        connection.stamped = true;
+        match connection.backlog_bytes() {
+            0 => self.stamp_transmits(key, 0),
+            waiting => {
+                connection.stamp_after_bytes = Some(waiting);
+                if let Err(error) = stamp::enable_receive(&connection.socket) {
+                    tracing::debug!(%error, "the kernel gives no receive stamps");
+                }
+            }
+        }
+    }
+
+    /// Switches both kinds of stamps on; `late_bytes` that should have been stamped are already in
+    /// the kernel, so its keys are that much too small.
+    fn stamp_transmits(&mut self, key: u32, late_bytes: usize) {
+        let Some(connection) = self.connection(key) else { return };
+        match stamp::enable(&connection.socket) {
+            Ok(base) => {
+                let late = u32::try_from(late_bytes).expect("bounded by SEND_BUFFER_BYTES");
+                connection.stamp_base = Some(base.wrapping_sub(late));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the kernel gives no stamps for a connection");
+                return;
+            }
+        }
+        let armed = match self.tx_stamps {
+            TxStampSource::Auto => self.arm_stamp_command(key),
+            TxStampSource::ErrorQueue => self.arm_error_queue(key),
+        };
+        self.fail_on_error(key, armed);
+    }
+
+    /// See [`crate::sys::Io::send`].
+    pub fn send(&mut self, flow: FlowId, bytes: &[u8]) {
+        let Some(key) = self.key(flow) else { return };
+        let Some(connection) = self.connection(key) else { return };
+        if connection.backlog_bytes() + bytes.len() > SEND_BUFFER_BYTES {
+            self.fail(key, Failure::Stalled);
+            return;
+        }
+        if connection.sending.is_empty() {
+            connection.sending.extend_from_slice(bytes);
+            let pushed = self.push_send(key);
+            self.fail_on_error(key, pushed);
+        } else {
+            connection.queued.extend_from_slice(bytes);
+        }
+    }
+
+    /// See [`crate::sys::Io::close`].
+    pub fn close(&mut self, flow: FlowId) {
+        if let Some(key) = self.key(flow) {
+            self.release(key);
+        }
+        self.pending.retain(|(owner, _)| *owner != flow);
+    }
+
+    /// See [`crate::sys::Io::submit`].
+    ///
+    /// # Errors
+    /// Those of io_uring_enter(2).
+    pub fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Err(error) if !is_transient(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`crate::sys::Io::wait`].
+    ///
+    /// # Errors
+    /// Those of io_uring_enter(2).
+    pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
+        self.settle();
+        if !self.pending.is_empty() || !self.ring.completion().is_empty() {
+            return self.submit();
+        }
+        let left_ns = match deadline {
+            _ if self.busy_poll => Some(0),
+            Some(at) => Some(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)),
+            None => None,
+        };
+        let waited = match left_ns {
+            Some(ns) => {
+                let nanos = u32::try_from(ns % NS_PER_SECOND).expect("below a second");
+                let timeout = Timespec::new().sec(ns / NS_PER_SECOND).nsec(nanos);
+                let arguments = SubmitArgs::new().timespec(&timeout);
+                self.ring.submitter().submit_with_args(1, &arguments)
+            }
+            None => self.ring.submit_and_wait(1),
+        };
+        match waited {
+            Err(error) if !is_transient(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`crate::sys::Io::next_completion`].
+    pub fn next_completion(&mut self) -> Option<Completion<'_>> {
+        self.settle();
+        let (flow, ready, bytes) = self.advance()?;
+        let bytes = match self.lent {
+            Some(buffer) => self.buffers.filled(buffer, bytes),
+            None => &[],
+        };
+        Some(ready.complete(flow, bytes))
+    }
+
+    /// Ends what the last completion borrowed.
+    fn settle(&mut self) {
+        if let Some(buffer) = self.lent.take() {
+            self.buffers.give_back(buffer);
+        }
+        if let Some(key) = self.rearm.take() {
+            let armed = self.arm_receive(key);
+            self.fail_on_error(key, armed);
+        }
+    }
+
+    /// Takes completions off the ring until one means something to a flow; the number is how many
+    /// bytes of the lent buffer were received.
+    fn advance(&mut self) -> Option<(FlowId, Ready, usize)> {
+        loop {
+            if let Some((flow, ready)) = self.pending.pop_front() {
+                return Some((flow, ready, 0));
+            }
+            let entry = self.ring.completion().next()?;
+            let (op, key) = Op::parse(entry.user_data());
+            match op {
+                Op::Wake => {
+                    if let Err(error) = self.arm_wake() {
+                        tracing::error!(%error, "a measuring thread can no longer be woken");
+                    }
+                }
+                Op::Cancel => {}
+                _ => {
+                    if let Some((ready, bytes)) = self.complete(op, key, &entry) {
+                        let flow = self.connection(key).map(|connection| connection.flow);
+                        // A failed connection is gone; its flow was remembered by `fail`.
+                        if let Some(flow) = flow {
+                            return Some((flow, ready, bytes));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, connection: Box<Connection>) -> u32 {
+        let flow = connection.flow.index();
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            u32::try_from(self.connections.len() - 1).expect("bounded by descriptors")
+        });
+        self.connections[place(key)] = Some(connection);
+        if self.by_flow.len() <= flow {
+            self.by_flow.resize(flow + 1, NONE);
+        }
+        self.by_flow[flow] = key;
+        key
+    }
+
+    fn key(&self, flow: FlowId) -> Option<u32> {
+        self.by_flow.get(flow.index()).copied().filter(|&key| key != NONE)
+    }
+
+    /// A connection that is not closed.
+    fn connection(&mut self, key: u32) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(place(key))?.as_deref_mut()?;
+        (!connection.closing).then_some(connection)
+    }
+
+    fn fail_on_error(&mut self, key: u32, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.fail(key, failure(&error));
+        }
+    }
+
+    /// Ends a connection and tells its flow.
+    fn fail(&mut self, key: u32, failure: Failure) {
+        if let Some(flow) = self.connection(key).map(|connection| connection.flow) {
+            self.release(key);
+            self.pending.push_back((flow, Ready::Closed(failure)));
+        }
+    }
+
+    /// Closes a connection for its flow. The socket itself goes when the kernel has let go of it:
+    /// an armed operation keeps the file open, so close(2) alone would send no FIN.
+    fn release(&mut self, key: u32) {
+        let Some(connection) = self.connection(key) else { return };
+        connection.closing = true;
+        let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
+        self.by_flow[flow.index()] = NONE;
+        if self.rearm == Some(key) {
+            self.rearm = None;
+        }
+        if outstanding == 0 {
+            self.free_if_idle(key);
+            return;
+        }
+        if let Some(connection) = self.connections[place(key)].as_deref() {
+            // Not connected (yet) is no error here.
+            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+        }
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
+        if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0))) {
+            tracing::error!(%error, "a closed connection's operations could not be cancelled");
+        }
+    }
+
+    fn free_if_idle(&mut self, key: u32) {
+        let slot = &mut self.connections[place(key)];
+        if slot.as_ref().is_some_and(|connection| connection.outstanding == 0) {
+            *slot = None;
+            self.free.push(key);
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // The kernel may write into boxes of connections until their operations have ended.
+        let patience = Timespec::new().sec(1);
+        let cancelled =
+            self.ring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
+        let ended = match cancelled {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !ended {
+            // Leaking a few KiB at exit is sound; freeing them is not.
+            std::mem::forget(std::mem::take(&mut self.connections));
+            std::mem::forget(std::mem::take(&mut self.wake_count));
+        }
+    }
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring")
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A wait that ended by its timeout, by a signal, or because completions must be reaped first.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+/// A connection's place in the table.
+fn place(key: u32) -> usize {
+    usize::try_from(key).expect("32 bits fit")
+}
+
+/// No connection.
+const NONE: u32 = u32::MAX;
+/// Submission entries; when they are used up, they are submitted early.
+const SUBMISSIONS: u32 = 1_024;
+/// Completion entries; the kernel keeps what overflows.
+const COMPLETIONS: u32 = 8_192;

@@ -1,0 +1,94 @@
+//! Operations handed to the kernel.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use io_uring::types::Fd;
+use io_uring::{opcode, squeue};
+
+use super::Uring;
+use super::buffers::GROUP;
+use super::connection::{Header, Op};
+use crate::sys::{BACKLOG_BYTES, RECEIVE_BYTES};
+
+impl Uring {
+    pub(super) fn arm_wake(&mut self) -> io::Result<()> {
+        let target = self.wake_count.as_mut_ptr();
+        let read = opcode::Read::new(Fd(self.wake.as_raw_fd()), target, 8).build();
+        self.push_entry(read.user_data(Op::Wake.user_data(0)))
+    }
+
+    pub(super) fn arm_accept(&mut self, key: u32) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let accept = opcode::AcceptMulti::new(connection.fd()).flags(libc::SOCK_CLOEXEC).build();
+        self.push(Op::Accept, key, accept)
+    }
+
+    /// Receives next, unless the backlog is too large; the next completed send looks again.
+    pub(super) fn arm_receive(&mut self, key: u32) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        if connection.receiving || connection.backlog_bytes() > BACKLOG_BYTES {
+            return Ok(());
+        }
+        connection.receiving = true;
+        let fd = connection.fd();
+        let receive = if connection.stamped {
+            let header =
+                connection.receive_header.get_or_insert_with(|| Header::new(RECEIVE_BYTES));
+            opcode::RecvMsg::new(fd, header.arm()).buf_group(GROUP).build()
+        } else {
+            let length = u32::try_from(RECEIVE_BYTES).expect("a few KiB");
+            opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(GROUP).build()
+        };
+        self.push(Op::Receive, key, receive.flags(squeue::Flags::BUFFER_SELECT))
+    }
+
+    pub(super) fn arm_stamp_command(&mut self, key: u32) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let command = opcode::UringCmd16::new(connection.fd(), SOCKET_TX_TIMESTAMP).build();
+        self.push(Op::Stamp, key, command)
+    }
+
+    pub(super) fn arm_error_queue(&mut self, key: u32) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let fd = connection.fd();
+        let header = connection.error_header.get_or_insert_with(|| Header::new(0));
+        let flags = libc::MSG_ERRQUEUE.cast_unsigned();
+        let receive = opcode::RecvMsg::new(fd, header.arm()).flags(flags).build();
+        self.push(Op::ErrorQueue, key, receive)
+    }
+
+    pub(super) fn push_send(&mut self, key: u32) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let bytes = &connection.sending[connection.sent..];
+        let length = u32::try_from(bytes.len()).expect("bounded by SEND_BUFFER_BYTES");
+        let send = opcode::Send::new(connection.fd(), bytes.as_ptr(), length)
+            .flags(libc::MSG_NOSIGNAL)
+            .build();
+        self.push(Op::Send, key, send)
+    }
+
+    /// Submits an operation of a connection; its memory stays until the completion.
+    pub(super) fn push(&mut self, op: Op, key: u32, entry: squeue::Entry) -> io::Result<()> {
+        self.push_entry(entry.user_data(op.user_data(key)))?;
+        if let Some(connection) = self.connection(key) {
+            connection.outstanding += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn push_entry(&mut self, entry: squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: what the entry points to is owned by a boxed `Connection` that is kept while
+            // operations are outstanding, or by `self` (the wake counter); `drop` cancels all.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            if pushed.is_ok() {
+                return Ok(());
+            }
+            self.ring.submit()?;
+        }
+    }
+}
+
+/// `SOCKET_URING_OP_TX_TIMESTAMP` (include/uapi/linux/io_uring.h, Linux 6.17).
+const SOCKET_TX_TIMESTAMP: u32 = 4;

@@ -1,0 +1,131 @@
+//! The flows of one worker, without any I/O: who they are, what they share, when they are due.
+
+use std::sync::Arc;
+
+use super::TargetId;
+use super::timers::Timers;
+use crate::echo::{Echo, Responder};
+use crate::event::{Event, Failure, FlowId, Outbox};
+use crate::probe::Probe;
+use crate::stats::{EchoSeries, ProbeSeries};
+use crate::sys::socket::SocketOptions;
+use crate::time::{Mono, Now};
+
+/// The flows of one worker.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) flows: Vec<Flow>,
+    pub(super) free: Vec<FlowId>,
+    pub(super) timers: Timers,
+    pub(super) outbox: Outbox,
+    pub(super) answering: Option<Answering>,
+}
+
+/// One thing with events.
+pub(super) enum Flow {
+    Vacant,
+    /// Accepts again at this moment, if accepting failed.
+    Listener(Option<Mono>),
+    Echo(Echo),
+    Probe(Box<Probing>),
+}
+
+/// A worker's responder: what its connections share.
+pub(super) struct Answering {
+    pub(super) responder: Responder,
+    pub(super) series: Arc<EchoSeries>,
+}
+
+/// A probed target.
+pub(super) struct Probing {
+    pub(super) target: TargetId,
+    pub(super) probe: Probe,
+    pub(super) options: Arc<SocketOptions>,
+    pub(super) series: Arc<ProbeSeries>,
+    pub(super) told_finished: bool,
+    /// The failure that was logged last; the same again is not news.
+    pub(super) logged: Option<Failure>,
+}
+
+impl Table {
+    pub(super) fn flow(&mut self, flow: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(flow.index())
+    }
+
+    /// Gives an event to a flow; what it asks for is in the outbox then.
+    pub(super) fn take_event(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
+        let Self { flows, outbox, answering, .. } = self;
+        match (flows.get_mut(flow.index()), answering) {
+            (Some(Flow::Probe(probing)), _) => {
+                probing.log(&event);
+                probing.probe.on(event, at, outbox);
+            }
+            (Some(Flow::Echo(echo)), Some(answering)) => {
+                echo.on(&mut answering.responder, event, at, outbox);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
+        match self.flow(flow)? {
+            Flow::Probe(probing) => probing.probe.deadline(),
+            Flow::Echo(echo) => echo.deadline(),
+            Flow::Listener(resume_at) => *resume_at,
+            Flow::Vacant => None,
+        }
+    }
+
+    pub(super) fn set_timer(&mut self, flow: FlowId) {
+        let deadline = self.deadline(flow);
+        self.timers.set(flow, deadline);
+    }
+
+    pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
+        if let Some(id) = self.free.pop() {
+            self.flows[id.index()] = flow;
+            return id;
+        }
+        self.flows.push(flow);
+        FlowId(u32::try_from(self.flows.len() - 1).expect("bounded by descriptors and targets"))
+    }
+
+    pub(super) fn remove(&mut self, flow: FlowId) {
+        self.flows[flow.index()] = Flow::Vacant;
+        self.timers.set(flow, None);
+        self.free.push(flow);
+    }
+
+    pub(super) fn publish_answering(&mut self) {
+        if let Some(answering) = &mut self.answering {
+            answering.publish();
+        }
+    }
+}
+
+impl Answering {
+    pub(super) fn publish(&mut self) {
+        for residence_ns in self.responder.drain_residences_ns() {
+            self.series.record_residence(residence_ns);
+        }
+        self.series.publish(self.responder.counters());
+    }
+}
+
+impl Probing {
+    /// Says when a connection comes and goes, once for each change.
+    pub(super) fn log(&mut self, event: &Event<'_>) {
+        let (target, address) = (self.series.target(), self.series.address());
+        match event {
+            Event::Connected => {
+                self.logged = None;
+                tracing::info!(name = target, address, "connected");
+            }
+            Event::Closed(failure) if self.logged != Some(*failure) => {
+                self.logged = Some(*failure);
+                tracing::warn!(name = target, address, ?failure, "no connection; trying again");
+            }
+            _ => {}
+        }
+    }
+}

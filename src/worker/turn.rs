@@ -1,0 +1,301 @@
+//! The loop of a measuring thread, one turn after the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, TrySendError};
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::table::{Answering, Flow, Probing, Table};
+use super::{Change, NewProbe, Outlets, Report, TargetId};
+use crate::echo::{Echo, Responder, ResponderSettings};
+use crate::event::{Action, Event, Failure, FlowId};
+use crate::probe::Probe;
+use crate::sample::Sample;
+use crate::stats::{EchoSeries, WorkerSeries};
+use crate::sys::{Io, IoEvent, clock, socket};
+use crate::time::Now;
+
+/// The loop.
+pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
+    while turn.take_changes() {
+        let deadline = turn.table.timers.next();
+        let slept_from = clock::mono();
+        if let Err(error) = turn.io.wait(deadline) {
+            tracing::error!(%error, "a measuring thread lost its I/O and ends");
+            turn.tell(Report::Died);
+            return;
+        }
+        if let Some(deadline) = deadline.filter(|&at| at > slept_from && !busy_poll)
+            && let Ok(late_ns) = u64::try_from(clock::mono().since_ns(deadline))
+        {
+            series.record_lateness(late_ns);
+        }
+        turn.complete();
+        turn.wake_due();
+    }
+    turn.abandon();
+}
+
+/// Everything that a turn of the loop touches. Flows and I/O are apart, because an event borrows
+/// its bytes from the I/O while a flow takes it.
+pub(super) struct Turn {
+    io: Io,
+    table: Table,
+    outlets: Outlets,
+    incoming: Receiver<Change>,
+    /// The flow of each target here.
+    by_target: Vec<(TargetId, FlowId)>,
+}
+
+/// Connections are flushed to the kernel after this many probes, so that the last of many that
+/// are due together does not make the first wait.
+const PROBES_PER_SUBMIT: usize = 16;
+/// How long a listener pauses after a failed accept: descriptors rarely come back at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Turn {
+    pub(super) fn new(io: Io, outlets: Outlets, incoming: Receiver<Change>) -> Self {
+        Self { io, table: Table::default(), outlets, incoming, by_target: Vec::new() }
+    }
+
+    /// Takes every change that waits; false once the worker is to stop.
+    fn take_changes(&mut self) -> bool {
+        loop {
+            match self.incoming.try_recv() {
+                Ok(Change::Probe(new)) => self.add_probe(*new),
+                Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
+                Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
+                Ok(Change::Finish) => self.finish(),
+                Ok(Change::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn add_probe(&mut self, new: NewProbe) {
+        let NewProbe { target, settings, options, series } = new;
+        let at = clock::now();
+        let probe = Probe::new(settings, at.mono);
+        let probing =
+            Probing { target, probe, options, series, told_finished: false, logged: None };
+        let flow = self.table.insert(Flow::Probe(Box::new(probing)));
+        self.by_target.push((target, flow));
+        self.step(flow, Event::Due, at);
+    }
+
+    fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
+        self.table.answering = Some(Answering { responder: Responder::new(settings), series });
+        let flow = self.table.insert(Flow::Listener(None));
+        if let Err(error) = self.io.listen(flow, socket) {
+            tracing::error!(%error, "the responder cannot accept");
+            self.tell(Report::Died);
+        }
+    }
+
+    fn resolved(&mut self, target: TargetId, addresses: Option<Vec<SocketAddr>>) {
+        let known = self.by_target.iter().find(|(known, _)| *known == target);
+        if let Some(&(_, flow)) = known {
+            self.step(flow, Event::Resolved(addresses.as_deref()), clock::now());
+        }
+    }
+
+    fn finish(&mut self) {
+        for at in 0..self.by_target.len() {
+            let (_, flow) = self.by_target[at];
+            let now = clock::now();
+            let Table { flows, outbox, .. } = &mut self.table;
+            if let Some(Flow::Probe(probing)) = flows.get_mut(flow.index()) {
+                probing.probe.finish(now, outbox);
+            }
+            self.apply(flow, now);
+        }
+    }
+
+    /// Settles every account before the thread ends.
+    fn abandon(&mut self) {
+        for at in 0..self.by_target.len() {
+            let (_, flow) = self.by_target[at];
+            let now = clock::now();
+            let Table { flows, outbox, .. } = &mut self.table;
+            if let Some(Flow::Probe(probing)) = flows.get_mut(flow.index()) {
+                probing.probe.abandon(now, outbox);
+            }
+            self.apply(flow, now);
+        }
+        self.table.publish_answering();
+    }
+
+    /// Hands every completion to its flow.
+    fn complete(&mut self) {
+        loop {
+            let Some(completion) = self.io.next_completion() else { return };
+            let (flow, at) = (completion.flow, completion.at);
+            match completion.event {
+                IoEvent::Flow(event) => {
+                    self.table.take_event(flow, event, at);
+                    self.apply(flow, at);
+                }
+                IoEvent::Accepted(socket, _) => self.accepted(socket, at),
+                IoEvent::AcceptFailed(error) => self.accept_failed(flow, &error, at),
+            }
+        }
+    }
+
+    fn accepted(&mut self, socket: Socket, at: Now) {
+        let Some(answering) = &mut self.table.answering else { return };
+        if answering.responder.admit() {
+            let echo = Flow::Echo(Echo::new(&answering.responder, at));
+            let flow = self.table.insert(echo);
+            self.io.attach(flow, socket);
+            self.apply(flow, at);
+        } else {
+            // Dropping the socket closes it: the client learns at once that it is one too many.
+            self.table.publish_answering();
+        }
+    }
+
+    fn accept_failed(&mut self, flow: FlowId, error: &io::Error, at: Now) {
+        tracing::warn!(%error, "could not accept; pausing (raise the limit of open files?)");
+        if let Some(answering) = &mut self.table.answering {
+            answering.responder.accept_failed();
+        }
+        self.table.publish_answering();
+        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
+            *resume_at = Some(at.mono.after(ACCEPT_PAUSE));
+        }
+        self.apply(flow, at);
+    }
+
+    /// Wakes every flow whose deadline has come.
+    fn wake_due(&mut self) {
+        let mut woken = 0;
+        while let Some(flow) = self.table.timers.pop(clock::mono()) {
+            let at = clock::now();
+            if self.table.deadline(flow).is_some_and(|deadline| deadline <= at.mono) {
+                self.wake(flow, at);
+                woken += 1;
+            } else {
+                self.table.set_timer(flow);
+            }
+            if woken == PROBES_PER_SUBMIT {
+                woken = 0;
+                if let Err(error) = self.io.submit() {
+                    // The next wait fails the same way, and ends the loop.
+                    tracing::debug!(%error, "submitting failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, flow: FlowId, at: Now) {
+        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
+            *resume_at = None;
+            self.io.resume_accepting(flow);
+        }
+        self.step(flow, Event::Due, at);
+    }
+
+    /// One step of one flow, and what it asks for.
+    fn step(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
+        self.table.take_event(flow, event, at);
+        self.apply(flow, at);
+    }
+
+    /// Does what a flow asked for in its last step, records what it measured, and sets its timer.
+    fn apply(&mut self, flow: FlowId, at: Now) {
+        // A connection that cannot even be tried is an event of its own, and again has actions.
+        while let Some(failure) = self.act(flow) {
+            self.record(flow);
+            self.table.take_event(flow, Event::Closed(failure), at);
+        }
+        self.record(flow);
+        match self.table.flow(flow) {
+            Some(Flow::Echo(echo)) if echo.is_closed() => self.table.remove(flow),
+            _ => self.table.set_timer(flow),
+        }
+    }
+
+    /// Executes the actions in the outbox; a failure to open a socket is returned.
+    fn act(&mut self, flow: FlowId) -> Option<Failure> {
+        let mut failed = None;
+        for at in 0..self.table.outbox.actions.len() {
+            match self.table.outbox.actions[at].clone() {
+                Action::Connect(to) => failed = self.connect(flow, to),
+                Action::Send(range) => self.io.send(flow, &self.table.outbox.bytes[range]),
+                Action::Stamp => self.io.stamp(flow),
+                Action::Close => self.io.close(flow),
+                Action::Resolve => {
+                    if let Some(Flow::Probe(probing)) = self.table.flow(flow) {
+                        let target = probing.target;
+                        self.tell(Report::Resolve(target));
+                    }
+                }
+            }
+        }
+        self.table.outbox.actions.clear();
+        self.table.outbox.bytes.clear();
+        failed
+    }
+
+    fn connect(&mut self, flow: FlowId, to: SocketAddr) -> Option<Failure> {
+        let Some(Flow::Probe(probing)) = self.table.flow(flow) else { return None };
+        match socket::prober(to, &probing.options) {
+            Ok(socket) => {
+                self.io.connect(flow, socket, to);
+                None
+            }
+            Err(error) => {
+                let target = probing.series.target();
+                tracing::debug!(target_name = target, %to, %error, "could not open a socket");
+                Some(Failure::Local(error.raw_os_error().unwrap_or(0)))
+            }
+        }
+    }
+
+    /// Moves a flow's measurements to its series.
+    fn record(&mut self, flow: FlowId) {
+        let Table { flows, outbox, answering, .. } = &mut self.table;
+        match flows.get_mut(flow.index()) {
+            Some(Flow::Probe(probing)) => {
+                for sample in &outbox.samples {
+                    probing.series.record(sample);
+                    self.outlets.report(probing.target, sample);
+                }
+                probing.series.publish(probing.probe.counters());
+                if probing.probe.is_finished() && !probing.told_finished {
+                    probing.told_finished = true;
+                    let target = probing.target;
+                    self.tell(Report::Finished(target));
+                }
+            }
+            Some(Flow::Echo(_)) => {
+                if let Some(answering) = answering {
+                    answering.publish();
+                }
+            }
+            _ => {}
+        }
+        self.table.outbox.samples.clear();
+    }
+
+    /// Tells the control plane. The channel has room for two reports of every target, so it is
+    /// full only if the control plane is gone.
+    fn tell(&self, report: Report) {
+        if let Err(error) = self.outlets.reports.try_send(report) {
+            tracing::debug!(%error, "a report found no reader");
+        }
+    }
+}
+
+impl Outlets {
+    fn report(&self, target: TargetId, sample: &Sample) {
+        let Some(samples) = &self.samples else { return };
+        if let Err(TrySendError::Full(_)) = samples.try_send((target, *sample)) {
+            self.stats.count_report_samples_dropped(1);
+        }
+    }
+}
