@@ -5,18 +5,22 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use socket2::Socket;
+
 use super::socket::{self, SocketOptions};
 use super::{ClockChoice, Io, IoChoice, IoEvent, IoOptions, clock, platform};
 use crate::event::{Event, FlowId, TxStage};
 use crate::host::Capability;
 
 /// What [`detect`] found.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Detected {
     /// Every ability, available or not, in a fixed order.
     pub capabilities: Vec<Capability>,
     /// Whether kernel stamps may be asked for: both directions work and the choice allows it.
     pub stamps: bool,
+    /// Keeps the kernel stamping while this value lives.
+    _stamping: Option<Socket>,
 }
 
 /// Which stamps one exchange brought.
@@ -31,6 +35,7 @@ struct StampsSeen {
 /// # Errors
 /// If no backend opens, or the choice demands one (or a clock) that does not work here.
 pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
+    let stamping = platform::keep_stamping().ok();
     let options = IoOptions { backend, stamps: true, ..IoOptions::default() };
     let (mut io, refused) = Io::open(&options)
         .map_err(|error| io::Error::new(error.kind(), format!("--io: {}", remedy(&error))))?;
@@ -54,7 +59,8 @@ pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
         let message = format!("--clock kernel: {}", platform::STAMPS_REMEDY);
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
-    Ok(Detected { capabilities, stamps: works && clock != ClockChoice::Application })
+    let stamps = works && clock != ClockChoice::Application;
+    Ok(Detected { capabilities, stamps, _stamping: stamping.filter(|_| stamps) })
 }
 
 fn available(name: &'static str) -> Capability {
@@ -111,8 +117,9 @@ fn exchange(io: &mut Io) -> io::Result<StampsSeen> {
     Ok(seen)
 }
 
-/// How long stamps are waited for; loopback answers within a few ten microseconds.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long stamps are waited for. Loopback answers within a few ten microseconds, but a kernel
+/// work item must run first if nobody else wanted receive stamps.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

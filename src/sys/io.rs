@@ -128,7 +128,8 @@ impl Io {
         forward!(self, io => io.connect(flow, socket, to));
     }
 
-    /// Switches kernel stamps on for a flow's connection; keys count from the next byte sent.
+    /// Switches kernel stamps on for a flow's connection; keys count from the next byte sent. What
+    /// arrives before the next completion is taken may still come without a stamp.
     /// Where the kernel refuses, none will come; that shows as missing stamps.
     pub fn stamp(&mut self, flow: FlowId) {
         forward!(self, io => io.stamp(flow));

@@ -39,6 +39,11 @@ pub(super) fn enable_stamps(_socket: &Socket) -> io::Result<u32> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// There is nothing to keep.
+pub(super) fn keep_stamping() -> io::Result<Socket> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Nothing to do: no congestion control that paces single probes is known here.
 pub(super) const fn keep_bursts_unpaced(_socket: &Socket) {}
 

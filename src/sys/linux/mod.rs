@@ -97,6 +97,15 @@ pub(super) fn enable_stamps(socket: &Socket) -> io::Result<u32> {
     stamp::enable(socket)
 }
 
+/// A socket for which the kernel stamps every received packet. Stamping starts some time after the
+/// first socket in the system asks for it, by a work item (`net_enable_timestamp`,
+/// net/core/dev.c), and stops with the last: whoever holds one gets stamps from the first probe on.
+pub(super) fn keep_stamping() -> io::Result<Socket> {
+    let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    stamp::enable_receive(&socket)?;
+    Ok(socket)
+}
+
 /// `SO_BINDTODEVICE`: unprivileged since Linux 5.7, as long as nothing was bound before.
 pub(super) fn bind_interface(socket: &Socket, name: &str, _ipv6: bool) -> io::Result<()> {
     socket.bind_device(Some(name.as_bytes()))
