@@ -1,8 +1,53 @@
-//! rttscope measures TCP round trips as the kernel and the wire saw them.
+//! rttscope measures TCP round trips as the kernel and the wire saw them, and says where each one's
+//! time went. This page is its architecture; the README is for its users.
+//!
+//! # Two planes
+//! **Data plane**: N measuring threads ([`worker`]). Each owns its I/O ([`sys::Io`], io_uring or
+//! readiness), its flows ([`probe`], [`echo`]) and its series ([`stats`]); it runs no async runtime,
+//! takes no lock and allocates nothing for a probe.
+//! **Control plane** ([`app`]): one single-threaded tokio runtime for HTTP, signals and name
+//! resolution, and one thread for standard output. The planes meet in [`stats`] (one writer, many
+//! readers) and in bounded channels of changes and reports. A scrape does no network I/O and never
+//! holds up a probe.
+//!
+//! ```text
+//! due ─► wire.encode ─► Io::send ─► kernel ─► Event{Received | Stamped} ─► flow matches sequence
+//!     ─► Sample ─► Series.record ─► [one writer | many readers] ─► Snapshot ─► metrics | report
+//! ```
+//!
+//! # The waist
+//! Everything that measures produces a [`sample::Sample`]; everything that shows reads a
+//! [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the right.
+//!
+//! # Invariants
+//! * **A failed probe is data**, an [`sample::Outcome`] that is counted; an `Err` means that *we*
+//!   cannot work.
+//! * **Flows are pure**: [`event::Event`] and the time in, [`event::Action`] and samples out. They
+//!   read no clock, own no socket, and are tested as scripts.
+//! * **Every mode is a [`config::Config`]**: subcommands are sugar that builds one, and
+//!   [`app::run`] starts the sections that are present.
+//! * **A duration exists only inside one clock**: [`time`] has a type for each, and only equal ones
+//!   subtract. Kernel software stamps are `CLOCK_REALTIME`, the schedule is `CLOCK_MONOTONIC`; a
+//!   sample during which one was stepped against the other is rejected and counted.
+//! * **The books balance**: `sent = received + timeouts + in_flight` in every published set of
+//!   counters, also for a target that is down.
+//! * **Every limit has a name** ([`config::limits`], or beside what it limits), and crossing it is
+//!   counted.
+//! * **Platforms differ in [`sys`] only**: cfg picks what is compiled, [`sys::Io`] picks what runs,
+//!   `Option` and "unsupported" say what is missing.
+//!
+//! # Reading order
+//! The modules below, from the pure core outwards. Arrows never turn back; `cargo xtask tidy` holds
+//! the code to that:
+//!
+//! ```text
+//! main → cli → config          app → everything
+//!              app → worker → { probe, echo } → { event, sample, schedule, wire, loss } → time
+//!                    worker → sys → { event, sample, host } → time
+//!              app → http → metrics → stats → { histogram, loss, sample, host } → time
+//! ```
 
 pub mod time;
-
-pub mod host;
 
 pub mod event;
 pub mod sample;
@@ -14,11 +59,13 @@ pub mod loss;
 pub mod probe;
 pub mod echo;
 
+pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]
 pub mod sys;
 
 pub mod stats;
 pub mod worker;
+
 pub mod metrics;
 pub mod http;
 pub mod report;
