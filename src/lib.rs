@@ -3,8 +3,8 @@
 //!
 //! # Two planes
 //! **Data plane**: N measuring threads ([`worker`]). Each owns its I/O ([`sys::Io`], io_uring or
-//! readiness), its flows ([`probe`], [`echo`]) and its series ([`stats`]); it runs no async runtime,
-//! takes no lock and allocates nothing for a probe.
+//! readiness), its flows ([`probe`], [`echo`]) and its series ([`stats`]); it runs no async
+//! runtime, takes no lock and allocates nothing for a probe.
 //! **Control plane** ([`app`]): one single-threaded tokio runtime for HTTP, signals and name
 //! resolution, and one thread for standard output. The planes meet in [`stats`] (one writer, many
 //! readers) and in bounded channels of changes and reports. A scrape does no network I/O and never
@@ -17,7 +17,8 @@
 //!
 //! # The waist
 //! Everything that measures produces a [`sample::Sample`]; everything that shows reads a
-//! [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the right.
+//! [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the
+//! right.
 //!
 //! # Invariants
 //! * **A failed probe is data**, an [`sample::Outcome`] that is counted; an `Err` means that *we*
