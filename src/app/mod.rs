@@ -30,9 +30,9 @@ use crate::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerO
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every target answered at least once, or there was none.
+    /// Something was received, or there was nobody to probe.
     Good,
-    /// A target never answered.
+    /// Nothing was received from any target.
     Unanswered,
 }
 
@@ -49,8 +49,10 @@ pub fn run(config: &Config) -> Result<Verdict> {
         .max_blocking_threads(limits::LOOKUPS_MAX)
         .build()
         .context("the control plane's runtime")?;
-    let verdict =
-        runtime.block_on(async { App::start(config, &detected, screen).await?.work().await });
+    let verdict = runtime.block_on(async {
+        let signal = sys::end_signal().context("catching signals")?;
+        App::start(config, &detected, screen)?.work(signal).await
+    });
     // A lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     verdict
@@ -105,7 +107,7 @@ enum End {
 }
 
 impl App {
-    async fn start(config: &Config, detected: &Detected, screen: Screen) -> Result<Self> {
+    fn start(config: &Config, detected: &Detected, screen: Screen) -> Result<Self> {
         let stats = Arc::new(Stats::default());
         stats.set_capabilities(detected.capabilities.clone());
         for missing in detected.capabilities.iter().filter(|found| !found.available) {
@@ -216,12 +218,12 @@ impl App {
     }
 
     /// The control plane: answers reports until something ends the program, then stops.
-    async fn work(mut self) -> Result<Verdict> {
-        let mut signals = std::pin::pin!(sys::end_signal());
+    async fn work(mut self, signal: impl Future<Output = &'static str>) -> Result<Verdict> {
+        let mut signal = std::pin::pin!(signal);
         let mut output_closed = std::pin::pin!(closed(self.output.as_mut()));
         let end = loop {
             tokio::select! {
-                name = &mut signals => break End::Signal(name),
+                name = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
@@ -309,9 +311,9 @@ impl App {
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
         }
-        let silent = |probed: &Probed| probed.series.snapshot().counters.received == 0;
-        let unanswered = self.targets.iter().any(silent);
-        Ok(if unanswered { Verdict::Unanswered } else { Verdict::Good })
+        let answered = |probed: &Probed| probed.series.snapshot().counters.received > 0;
+        let good = self.targets.is_empty() || self.targets.iter().any(answered);
+        Ok(if good { Verdict::Good } else { Verdict::Unanswered })
     }
 }
 

@@ -1,26 +1,35 @@
 //! Being asked to end. Runs on the control plane's runtime.
 
-/// Completes at the first signal that asks the program to end, with its name.
+use std::future::Future;
+use std::io;
+
+/// Catches what asks the program to end, from now on; the future completes at the first one, with
+/// its name. To be called inside the runtime, before anybody is told that the program is up.
+///
+/// # Errors
+/// If the handlers cannot be installed.
 #[cfg(unix)]
-pub async fn end_signal() -> &'static str {
+pub fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signals cannot be received; end the program by SIGKILL");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
 }
 
-/// Completes when the console asks the program to end.
-#[cfg(not(unix))]
-pub async fn end_signal() -> &'static str {
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => "Ctrl-C",
-        Err(_) => std::future::pending().await,
-    }
+/// Catches Ctrl-C from now on.
+///
+/// # Errors
+/// If the handler cannot be installed.
+#[cfg(windows)]
+pub fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
+    let mut pressed = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        pressed.recv().await;
+        "Ctrl-C"
+    })
 }

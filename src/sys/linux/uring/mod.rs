@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -367,16 +368,29 @@ impl Uring {
 }
 
 impl Drop for Uring {
+    /// Closes everything and waits until the kernel has let go of it, so that no listener outlives
+    /// its program and no memory is freed that the kernel may still write into.
     fn drop(&mut self) {
-        // The kernel may write into boxes of connections until their operations have ended.
+        for flow in 0..self.by_flow.len() {
+            self.close(FlowId(u32::try_from(flow).expect("flows are numbered by u32")));
+        }
+        for _ in 0..DRAIN_TURNS {
+            if self.connections.iter().all(Option::is_none) {
+                break;
+            }
+            self.busy_poll = false;
+            let waited = self.wait(Some(clock::mono().after(DRAIN_TURN)));
+            while self.next_completion().is_some() {}
+            if waited.is_err() {
+                break;
+            }
+        }
         let patience = Timespec::new().sec(1);
         let cancelled =
             self.ring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
-        let ended = match cancelled {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if !ended {
+        let quiet =
+            cancelled.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true);
+        if !quiet {
             // Leaking a few KiB at exit is sound; freeing them is not.
             std::mem::forget(std::mem::take(&mut self.connections));
             std::mem::forget(std::mem::take(&mut self.wake_count));
@@ -402,6 +416,9 @@ fn place(key: u32) -> usize {
     usize::try_from(key).expect("32 bits fit")
 }
 
+/// How often, and how long each time, completions of closed connections are waited for.
+const DRAIN_TURNS: u32 = 100;
+const DRAIN_TURN: Duration = Duration::from_millis(5);
 /// No connection.
 const NONE: u32 = u32::MAX;
 /// Submission entries; when they are used up, they are submitted early.
