@@ -47,8 +47,6 @@ mod tests;
 
 pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
-pub use platform::process::usage as process_usage;
-pub use platform::thread::{pin, precise_sleep};
 pub use signal::end_signal;
 
 use std::net::SocketAddr;
@@ -56,6 +54,7 @@ use std::net::SocketAddr;
 use socket2::Socket;
 
 use crate::event::{Event, Failure, FlowId};
+use crate::host::ProcessUsage;
 use crate::time::Now;
 
 /// Bytes taken from the kernel by one receive at most.
@@ -150,6 +149,25 @@ impl std::fmt::Display for Priority {
             Self::Fifo(value) => write!(f, "fifo:{value}"),
         }
     }
+}
+
+/// What this process uses.
+#[must_use]
+pub fn process_usage() -> ProcessUsage {
+    platform::process::usage()
+}
+
+/// Lets timed waits of the calling thread end as close to their deadline as the system can.
+pub fn precise_sleep() {
+    platform::thread::precise_sleep();
+}
+
+/// Pins the calling thread to one CPU.
+///
+/// # Errors
+/// If the process may not use that CPU, or the platform does not pin.
+pub fn pin(cpu: usize) -> std::io::Result<()> {
+    platform::thread::pin(cpu)
 }
 
 /// Sets the calling thread's priority.

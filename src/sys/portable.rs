@@ -63,17 +63,17 @@ pub(super) const STAMPS_REMEDY: &str =
     "kernel stamps exist on Linux only; use --clock auto or application";
 
 /// Threads: what this platform lets a program choose.
-pub mod thread {
+pub(crate) mod thread {
     use std::io;
 
     /// Timed waits are as precise as the system makes them.
-    pub const fn precise_sleep() {}
+    pub(crate) const fn precise_sleep() {}
 
     /// Not offered by this platform.
     ///
     /// # Errors
     /// Always.
-    pub fn pin(_cpu: usize) -> io::Result<()> {
+    pub(crate) fn pin(_cpu: usize) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "pinning is supported on Linux only"))
     }
 
@@ -81,7 +81,7 @@ pub mod thread {
     ///
     /// # Errors
     /// Always.
-    pub fn set_nice(_nice: i32) -> io::Result<()> {
+    pub(crate) fn set_nice(_nice: i32) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "priorities are supported on Linux only"))
     }
 
@@ -89,18 +89,18 @@ pub mod thread {
     ///
     /// # Errors
     /// Always.
-    pub fn set_fifo(_priority: u32) -> io::Result<()> {
+    pub(crate) fn set_fifo(_priority: u32) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "priorities are supported on Linux only"))
     }
 }
 
 /// The process: nothing is read here yet.
-pub mod process {
+pub(crate) mod process {
     use crate::host::ProcessUsage;
 
     /// All unknown.
     #[must_use]
-    pub fn usage() -> ProcessUsage {
+    pub(crate) fn usage() -> ProcessUsage {
         ProcessUsage::default()
     }
 }
