@@ -76,6 +76,8 @@ struct Probed {
     worker: usize,
     address: HostPort,
     series: Arc<ProbeSeries>,
+    /// The last lookup failed, and that was logged.
+    unresolved: Arc<AtomicBool>,
     finished: bool,
 }
 
@@ -212,7 +214,8 @@ impl App {
                 series: Arc::clone(&series),
             })));
             let address = target.address.clone();
-            self.targets.push(Probed { worker, address, series, finished: false });
+            let unresolved = Arc::default();
+            self.targets.push(Probed { worker, address, series, unresolved, finished: false });
         }
         Ok(())
     }
@@ -252,20 +255,23 @@ impl App {
         let Some(probed) = self.targets.get(target.index()) else { return };
         let series = Arc::clone(&probed.series);
         let tell = self.probers[probed.worker].remote();
+        let unresolved = Arc::clone(&probed.unresolved);
         let HostPort { host, port } = probed.address.clone();
         tokio::spawn(async move {
             let found = tokio::net::lookup_host((host.as_str(), port)).await;
-            let addresses = match found.map(|found| found.collect::<Vec<_>>()) {
-                Ok(addresses) if !addresses.is_empty() => Some(addresses),
-                Ok(_) => None,
-                Err(error) => {
-                    tracing::debug!(host, %error, "could not resolve");
-                    None
-                }
-            };
-            if addresses.is_none() {
+            let addresses = found.map(Iterator::collect::<Vec<_>>);
+            let known = addresses.as_ref().is_ok_and(|addresses| !addresses.is_empty());
+            if !known {
                 series.count_resolve_failure();
             }
+            // Only the change is news.
+            if !known && !unresolved.swap(true, Ordering::Relaxed) {
+                let error = addresses.as_ref().err().map(ToString::to_string);
+                tracing::warn!(host, error, "the name has no address; trying again");
+            } else if known {
+                unresolved.store(false, Ordering::Relaxed);
+            }
+            let addresses = addresses.ok().filter(|_| known);
             tell.change(Change::Resolved(target, addresses));
         });
     }

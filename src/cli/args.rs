@@ -106,7 +106,7 @@ pub(super) struct ProberFlags {
     /// How long to wait for a reply; may exceed the interval.
     #[arg(long, value_name = "DURATION", default_value = defaults::TIMEOUT)]
     pub(super) timeout: String,
-    /// Let the timeout follow the measured times (RFC 6298), from --timeout on; hides stalls.
+    /// Let the timeout follow the measured times (RFC 6298), within 100ms to 3s.
     #[arg(long)]
     pub(super) adaptive: bool,
     /// Outcomes in the sliding loss window.
