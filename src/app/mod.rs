@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
 use crate::config::{
@@ -46,7 +46,8 @@ pub fn run(config: &Config) -> Result<Verdict> {
     let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(limits::LOOKUPS_MAX)
+        // Lookups that hang must not keep the metrics from being written.
+        .max_blocking_threads(limits::LOOKUPS_MAX + METRICS_THREADS)
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
@@ -66,6 +67,7 @@ struct App {
     /// By [`TargetId`].
     targets: Vec<Probed>,
     reports: mpsc::Receiver<Report>,
+    lookups: Arc<Semaphore>,
     output: Option<Output>,
     http: Option<Http>,
 }
@@ -143,6 +145,7 @@ impl App {
             probers: Vec::new(),
             targets: Vec::new(),
             reports: incoming,
+            lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
             http,
         };
@@ -257,7 +260,9 @@ impl App {
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
         let HostPort { host, port } = probed.address.clone();
+        let lookups = Arc::clone(&self.lookups);
         tokio::spawn(async move {
+            let _turn = lookups.acquire_owned().await.expect("the semaphore is never closed");
             let found = tokio::net::lookup_host((host.as_str(), port)).await;
             let addresses = found.map(Iterator::collect::<Vec<_>>);
             let known = addresses.as_ref().is_ok_and(|addresses| !addresses.is_empty());
@@ -446,5 +451,7 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
     }
 }
 
+/// Threads of the blocking pool that lookups leave alone.
+const METRICS_THREADS: usize = 2;
 /// How long probes in flight may settle after a signal.
 const SETTLE: Duration = Duration::from_millis(400);
