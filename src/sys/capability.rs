@@ -90,7 +90,7 @@ fn exchange(io: &mut Io) -> io::Result<StampsSeen> {
         io.wait(Some(deadline))?;
         while let Some(completion) = io.next_completion() {
             match (completion.flow, completion.event) {
-                (_, IoEvent::Accepted(socket, _)) => io.attach(SERVER, socket),
+                (_, IoEvent::Accepted(socket)) => io.attach(SERVER, socket),
                 (CLIENT, IoEvent::Flow(Event::Connected)) => io.send(CLIENT, b"stamped?"),
                 (SERVER, IoEvent::Flow(Event::Received { .. })) => io.send(SERVER, b"stamped!"),
                 (CLIENT, IoEvent::Flow(Event::Received { stamps, .. })) => {

@@ -184,7 +184,7 @@ pub(super) enum Ready {
     Received(RxStamps),
     Stamped(TxStamp),
     Closed(Failure),
-    Accepted(Socket, SocketAddr),
+    Accepted(Socket),
     AcceptFailed(io::Error),
 }
 
@@ -196,7 +196,7 @@ impl Ready {
             Self::Received(stamps) => IoEvent::Flow(Event::Received { bytes, stamps }),
             Self::Stamped(stamp) => IoEvent::Flow(Event::Stamped(stamp)),
             Self::Closed(failure) => IoEvent::Flow(Event::Closed(failure)),
-            Self::Accepted(socket, from) => IoEvent::Accepted(socket, from),
+            Self::Accepted(socket) => IoEvent::Accepted(socket),
             Self::AcceptFailed(error) => IoEvent::AcceptFailed(error),
         };
         Completion { flow, at: clock::now(), event }

@@ -49,8 +49,6 @@ pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
 pub use signal::end_signal;
 
-use std::net::SocketAddr;
-
 use socket2::Socket;
 
 use crate::event::{Event, Failure, FlowId};
@@ -128,7 +126,7 @@ pub enum IoEvent<'a> {
     /// For the flow itself.
     Flow(Event<'a>),
     /// A listener's new connection, to be given to a flow by [`Io::attach`] or dropped.
-    Accepted(Socket, SocketAddr),
+    Accepted(Socket),
     /// A listener could not accept and has paused until [`Io::resume_accepting`].
     AcceptFailed(std::io::Error),
 }

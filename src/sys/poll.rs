@@ -282,11 +282,7 @@ impl Poll {
     fn accept(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         match entry.socket.accept() {
-            Ok((socket, from)) => {
-                if let Some(from) = from.as_socket() {
-                    self.pending.push_back((flow, Ready::Accepted(socket, from)));
-                }
-            }
+            Ok((socket, _)) => self.pending.push_back((flow, Ready::Accepted(socket))),
             Err(error) if platform::accept_is_transient(&error) => {}
             Err(error) => {
                 self.set_listening(flow, State::Paused);

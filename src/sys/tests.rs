@@ -59,7 +59,7 @@ impl Bench {
                 IoEvent::Flow(Event::Closed(failure)) => Seen::Closed(failure),
                 IoEvent::Flow(event) => panic!("not an I/O event: {event:?}"),
                 IoEvent::AcceptFailed(_) => Seen::AcceptFailed,
-                IoEvent::Accepted(socket, _) => {
+                IoEvent::Accepted(socket) => {
                     accepted.push(socket);
                     Seen::Accepted
                 }

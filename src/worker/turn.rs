@@ -138,7 +138,7 @@ impl Turn {
                     self.table.take_event(flow, event, at);
                     self.apply(flow, at);
                 }
-                IoEvent::Accepted(socket, _) => self.accepted(socket, at),
+                IoEvent::Accepted(socket) => self.accepted(socket, at),
                 IoEvent::AcceptFailed(error) => self.accept_failed(flow, &error, at),
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::frames;
 use crate::kernel;
@@ -75,7 +76,7 @@ impl Capture {
                         segments.extend(parse(&buffer[..frame.length], frame));
                     }
                     None if last => break,
-                    None => {}
+                    None => thread::sleep(PAUSE),
                 }
             }
             assert_eq!(kernel::dropped_frames(&socket).unwrap(), 0, "the capture lost frames");
@@ -246,6 +247,8 @@ fn number16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().unwrap()))
 }
 
+/// Between two looks for frames: how soon a capture notices that it shall stop.
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 const FRAME_BYTES_MAX: usize = 1 << 17;
 const ETHERNET_BYTES: usize = 14;
 const ETHERTYPE_V4: u16 = 0x0800;

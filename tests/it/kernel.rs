@@ -8,7 +8,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::from_mut;
-use std::time::Duration;
 
 /// One frame from a packet socket.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +59,6 @@ pub(crate) fn packet_socket(interface_index: u32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER_BYTES)?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)?;
-    let wait = libc::timeval { tv_sec: 0, tv_usec: RECEIVE_WAIT_US };
-    set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &wait)?;
 
     // SAFETY: `sockaddr_ll` is plain integers, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
@@ -74,7 +71,8 @@ pub(crate) fn packet_socket(interface_index: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The next frame; `None` if none came within the socket's short waiting time.
+/// The next frame; `None` if none is there. It never waits: a sleeping reader would be woken by the
+/// kernel between the capture's time of a packet and the driver's, which took 10 µs of both.
 pub(crate) fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<StampedFrame>> {
     let mut control = [0_u64; 16];
     // SAFETY: `sockaddr_ll` is plain integers, for which zero is valid.
@@ -89,7 +87,7 @@ pub(crate) fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Optio
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     // SAFETY: every pointer in `message` leads to a live local of the length beside it.
-    let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) };
+    let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let Ok(length) = usize::try_from(received) else {
         let error = io::Error::last_os_error();
         return match error.kind() {
@@ -160,8 +158,5 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// How long [`receive_frame`] waits: how soon a capture notices that it shall stop.
-pub(crate) const RECEIVE_WAIT: Duration = Duration::from_millis(20);
-const RECEIVE_WAIT_US: libc::suseconds_t = 20_000;
 /// Enough for 10,000 small frames while hogs keep the reader off the CPU.
 const RECEIVE_BUFFER_BYTES: i32 = 16 << 20;

@@ -32,7 +32,7 @@ fn an_unknown_name_does_not_disturb_a_good_target(site: &Site) {
     let good = serve.responder_address();
     let words = format!("good={good} bad={NAME}:4000 --interval=5ms --count=100 --json");
     let ending = site.probe(&words).wait();
-    assert_eq!(ending.code, Some(0));
+    assert_eq!(ending.code, Some(0), "something was received");
     let report = Report::parse(&ending.stdout);
     let of = |target: &'static str| report.probes.iter().filter(move |p| p.target == target);
     assert_eq!(of("good").filter(|probe| probe.outcome == "received").count(), 100);

@@ -11,7 +11,6 @@ use crate::clients;
 use crate::exposition::Exposition;
 use crate::frames;
 use crate::hogs::Hogs;
-use crate::kernel::RECEIVE_WAIT;
 use crate::lab::PROBER_INTERFACE;
 use crate::names::{self, NameServer};
 use crate::run::Run;
@@ -153,7 +152,7 @@ fn servers_behave_as_they_are_told() {
 
     let server = Server::start(here, ip, servers::never_reply);
     let stream = clients::connect(here, server.address);
-    assert!(!clients::is_closed_within(&stream, RECEIVE_WAIT));
+    assert!(!clients::is_closed_within(&stream, capture::PAUSE));
 
     let (_held, address) = servers::refusing_address(here, ip);
     let error = std::net::TcpStream::connect(address).unwrap_err();
@@ -243,7 +242,7 @@ fn slow_servers_take_the_time_they_are_told() {
     let mut echoed = [0; 16];
     std::io::Read::read_exact(&mut &stream, &mut echoed).unwrap();
     assert_eq!(echoed, frames[..16]);
-    assert!(!clients::is_closed_within(&stream, RECEIVE_WAIT));
+    assert!(!clients::is_closed_within(&stream, capture::PAUSE));
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Run {
         assert!(self.ends_within(PATIENCE), "`{}` still runs\n{}", self.words, self.transcript());
         let took = started.elapsed();
         let status = self.child.wait().unwrap();
+        assert_ne!(status.code(), Some(PANIC_CODE), "a panic\n{}", self.transcript());
         Ending {
             code: status.code(),
             signal: status.signal(),
@@ -175,12 +176,6 @@ impl Run {
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = [11, 12].iter().map(|&field| fields[field].parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
-    }
-
-    /// How many descriptors the process has open.
-    pub(crate) fn open_descriptors(&self) -> u64 {
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-        u64::try_from(entries.count()).unwrap()
     }
 
     /// Limits how many descriptors the process may have open from now on.
@@ -309,3 +304,5 @@ fn without_escapes(line: &str) -> String {
 }
 
 const SCRAPE_PAUSE: Duration = Duration::from_millis(20);
+/// What Rust's runtime exits with when the main thread panicked.
+const PANIC_CODE: i32 = 101;

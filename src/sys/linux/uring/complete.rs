@@ -71,9 +71,7 @@ impl Uring {
         }
         // SAFETY: a successful accept hands us a descriptor that nobody else owns.
         let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(result) });
-        // A peer that is gone already has no address, and no use for a flow.
-        let from = socket.peer_addr().ok()?.as_socket()?;
-        Some((Ready::Accepted(socket, from), 0))
+        Some((Ready::Accepted(socket), 0))
     }
 
     fn connected(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
