@@ -230,6 +230,38 @@ fn nothing_arrives_after_close_and_the_peer_sees_the_end() {
     });
 }
 
+/// A ring of completions has 8,192 places and each exchange takes at least five, so this goes
+/// round more than six times.
+#[test]
+fn a_ring_that_goes_round_repeats_nothing() {
+    on_every_backend(|options| {
+        let mut bench = Bench::open(options);
+        let (listener, to) = local_listener();
+        bench.connect(to);
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.set_nodelay(true).unwrap();
+        let echo = std::thread::spawn(move || {
+            let mut bytes = [0; 8];
+            while peer.read_exact(&mut bytes).is_ok() && peer.write_all(&bytes).is_ok() {}
+        });
+        bench.run_until(|seen| !seen.is_empty());
+        for number in 1..=10_000_u64 {
+            bench.seen.clear();
+            bench.io.send(CLIENT, &number.to_le_bytes());
+            let received = |seen: &[(FlowId, Seen)]| {
+                seen.iter().any(|(_, seen)| matches!(seen, Seen::Received(..)))
+            };
+            bench.run_until(received);
+            assert_eq!(bench.received(CLIENT), number.to_le_bytes(), "{options:?}");
+            let ended = bench.seen.iter().any(|(_, seen)| matches!(seen, Seen::Closed(_)));
+            assert!(!ended, "{options:?} at {number}: {:?}", bench.seen);
+        }
+        bench.io.close(CLIENT);
+        drop(bench);
+        echo.join().unwrap();
+    });
+}
+
 #[test]
 fn a_peer_that_does_not_read_stops_being_read_and_a_flood_is_stalled() {
     on_every_backend(|options| {

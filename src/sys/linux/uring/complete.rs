@@ -19,12 +19,16 @@ impl Uring {
     pub(super) fn complete(
         &mut self,
         op: Op,
-        key: u32,
+        (key, number): (u32, u32),
         entry: &cqueue::Entry32,
     ) -> Option<(Ready, usize)> {
         let more = cqueue::more(entry.flags());
         let connection = self.connections.get_mut(place(key))?.as_mut()?;
+        if connection.armed[op.index()] != number {
+            return None;
+        }
         if !more {
+            // A stamp that is read once more was not the last of its command either.
             connection.outstanding -= 1;
         }
         if connection.closing {
@@ -33,7 +37,7 @@ impl Uring {
         }
         let result = entry.result();
         match op {
-            Op::Accept => self.accepted(key, result, more),
+            Op::Accept => self.accepted(key, result),
             Op::Connect => self.connected(key, result),
             Op::Receive => self.received(key, result, entry.flags()),
             Op::Send => self.sent(key, result),
@@ -55,17 +59,15 @@ impl Uring {
         self.free_if_idle(key);
     }
 
-    fn accepted(&mut self, key: u32, result: i32, more: bool) -> Option<(Ready, usize)> {
+    fn accepted(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
         if result < 0 {
             let error = io::Error::from_raw_os_error(-result);
             if !accept_is_transient(&error) {
                 return Some((Ready::AcceptFailed(error), 0));
             }
         }
-        if !more {
-            let armed = self.arm_accept(key);
-            self.fail_on_error(key, armed);
-        }
+        let armed = self.arm_accept(key);
+        self.fail_on_error(key, armed);
         if result < 0 {
             return None;
         }

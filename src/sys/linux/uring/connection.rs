@@ -17,6 +17,8 @@ pub(super) struct Connection {
     pub(super) flow: FlowId,
     /// Operations whose last completion has not come yet.
     pub(super) outstanding: u32,
+    /// The number of the newest operation of each kind, by [`Op`].
+    pub(super) armed: [u32; Op::ALL.len()],
     /// Closed by us: completions only count down.
     pub(super) closing: bool,
     pub(super) receiving: bool,
@@ -46,7 +48,8 @@ pub(super) struct Header {
 #[repr(align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// What a completion belongs to: the upper 32 bits of its user data.
+/// What a completion belongs to: in its user data, between the connection's key (32 bits) and the
+/// operation's number (24 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Op {
@@ -72,15 +75,21 @@ impl Op {
         Self::ErrorQueue,
     ];
 
-    pub(super) const fn user_data(self, key: u32) -> u64 {
-        ((self as u64) << 32) | key as u64
+    pub(super) const fn user_data(self, key: u32, number: u32) -> u64 {
+        ((number as u64) << 40) | ((self as u64) << 32) | key as u64
+    }
+
+    /// The place in [`Connection::armed`].
+    pub(super) const fn index(self) -> usize {
+        self as usize
     }
 
     /// The inverse of [`Self::user_data`], for user data that we made.
-    pub(super) fn parse(user_data: u64) -> (Self, u32) {
-        let op = usize::try_from(user_data >> 32).unwrap_or(usize::MAX);
+    pub(super) fn parse(user_data: u64) -> (Self, u32, u32) {
+        let op = usize::try_from((user_data >> 32) & 0xff).expect("masked to 8 bits");
         let key = u32::try_from(user_data & u64::from(u32::MAX)).expect("masked to 32 bits");
-        (Self::ALL.get(op).copied().unwrap_or(Self::Cancel), key)
+        let number = u32::try_from(user_data >> 40).expect("24 bits are left");
+        (Self::ALL.get(op).copied().unwrap_or(Self::Cancel), key, number)
     }
 }
 
@@ -90,6 +99,7 @@ impl Connection {
             socket,
             flow,
             outstanding: 0,
+            armed: [0; Op::ALL.len()],
             closing: false,
             receiving: false,
             sending: Vec::new(),

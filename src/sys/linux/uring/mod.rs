@@ -5,6 +5,12 @@
 //! Receives are single-shot: a connection whose backlog is large is simply not armed again, whereas
 //! a multishot receive would go on filling the whole pool of buffers with what nobody can send.
 //! Arming again costs no system call: it leaves with the next wait.
+//!
+//! Every operation has a number, and a completion with any other than the newest of its kind is
+//! passed over: when the ring of completions goes round, a kernel that posts 32-byte completions
+//! of commands may step over the last slot without filling it, and what is read there once more
+//! is what was there a round ago (Linux 6.18, io_cqe_cache_refill: the filler for rings of mixed
+//! sizes). So accepts are single-shot too. Only stamps may repeat, which harms nobody.
 
 mod buffers;
 mod complete;
@@ -50,6 +56,10 @@ pub struct Uring {
     rearm: Option<u32>,
     wake: Arc<OwnedFd>,
     wake_count: Box<[u8; 8]>,
+    /// The number of the read that waits for a wake-up.
+    wake_armed: u32,
+    /// Operations submitted, modulo their numbers.
+    numbered: u32,
     stamps: bool,
     tx_stamps: TxStampSource,
     busy_poll: bool,
@@ -86,6 +96,8 @@ impl Uring {
             rearm: None,
             wake: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?),
             wake_count: Box::new([0; 8]),
+            wake_armed: 0,
+            numbered: 0,
             stamps: options.stamps,
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
@@ -163,6 +175,7 @@ impl Uring {
     /// the kernel, so its keys are that much too small.
     fn stamp_transmits(&mut self, key: u32, late_bytes: usize) {
         let Some(connection) = self.connection(key) else { return };
+        let armed_before = connection.stamp_base.is_some();
         match stamp::enable(&connection.socket) {
             Ok(base) => {
                 let late = u32::try_from(late_bytes).expect("bounded by SEND_BUFFER_BYTES");
@@ -172,6 +185,9 @@ impl Uring {
                 tracing::debug!(%error, "the kernel gives no stamps for a connection");
                 return;
             }
+        }
+        if armed_before {
+            return;
         }
         let armed = match self.tx_stamps {
             TxStampSource::Auto => self.arm_stamp_command(key),
@@ -275,16 +291,19 @@ impl Uring {
                 return Some((flow, ready, 0));
             }
             let entry = self.ring.completion().next()?;
-            let (op, key) = Op::parse(entry.user_data());
+            let (op, key, number) = Op::parse(entry.user_data());
             match op {
                 Op::Wake => {
+                    if number != self.wake_armed {
+                        continue;
+                    }
                     if let Err(error) = self.arm_wake() {
                         tracing::error!(%error, "a measuring thread can no longer be woken");
                     }
                 }
                 Op::Cancel => {}
                 _ => {
-                    if let Some((ready, bytes)) = self.complete(op, key, &entry) {
+                    if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
                         let flow = self.connection(key).map(|connection| connection.flow);
                         // A failed connection is gone; its flow was remembered by `fail`.
                         if let Some(flow) = flow {
@@ -353,7 +372,7 @@ impl Uring {
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
-        if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0))) {
+        if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
             tracing::error!(%error, "a closed connection's operations could not be cancelled");
         }
     }

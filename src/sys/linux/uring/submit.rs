@@ -15,12 +15,15 @@ impl Uring {
     pub(super) fn arm_wake(&mut self) -> io::Result<()> {
         let target = self.wake_count.as_mut_ptr();
         let read = opcode::Read::new(Fd(self.wake.as_raw_fd()), target, 8).build();
-        self.push_entry(read.user_data(Op::Wake.user_data(0)))
+        self.wake_armed = self.next_number();
+        self.push_entry(read.user_data(Op::Wake.user_data(0, self.wake_armed)))
     }
 
     pub(super) fn arm_accept(&mut self, key: u32) -> io::Result<()> {
         let Some(connection) = self.connection(key) else { return Ok(()) };
-        let accept = opcode::AcceptMulti::new(connection.fd()).flags(libc::SOCK_CLOEXEC).build();
+        let (null, length) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let accept =
+            opcode::Accept::new(connection.fd(), null, length).flags(libc::SOCK_CLOEXEC).build();
         self.push(Op::Accept, key, accept)
     }
 
@@ -70,11 +73,19 @@ impl Uring {
 
     /// Submits an operation of a connection; its memory stays until the completion.
     pub(super) fn push(&mut self, op: Op, key: u32, entry: squeue::Entry) -> io::Result<()> {
-        self.push_entry(entry.user_data(op.user_data(key)))?;
+        let number = self.next_number();
+        self.push_entry(entry.user_data(op.user_data(key, number)))?;
         if let Some(connection) = self.connection(key) {
             connection.outstanding += 1;
+            connection.armed[op.index()] = number;
         }
         Ok(())
+    }
+
+    /// Numbers operations from 1 on, so that zeroed memory is none of them.
+    fn next_number(&mut self) -> u32 {
+        self.numbered = self.numbered % NUMBER_MAX + 1;
+        self.numbered
     }
 
     pub(super) fn push_entry(&mut self, entry: squeue::Entry) -> io::Result<()> {
@@ -90,5 +101,7 @@ impl Uring {
     }
 }
 
+/// 24 bits of user data. What a ring of completions may repeat is far closer.
+const NUMBER_MAX: u32 = (1 << 24) - 1;
 /// `SOCKET_URING_OP_TX_TIMESTAMP` (include/uapi/linux/io_uring.h, Linux 6.17).
 const SOCKET_TX_TIMESTAMP: u32 = 4;
