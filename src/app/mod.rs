@@ -18,6 +18,7 @@ use crate::config::{
     limits,
 };
 use crate::echo::ResponderSettings;
+use crate::host::Capability;
 use crate::http::{self, HttpState};
 use crate::probe::{ProbeSettings, Wire};
 use crate::schedule;
@@ -114,8 +115,8 @@ impl App {
     fn start(config: &Config, detected: &Detected, screen: Screen) -> Result<Self> {
         let stats = Arc::new(Stats::default());
         stats.set_capabilities(detected.capabilities.clone());
-        for missing in detected.capabilities.iter().filter(|found| !found.available) {
-            tracing::debug!(capability = missing.name, reason = missing.reason, "not available");
+        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
+            tracing::info!(capability = name, reason, "not available; measuring without");
         }
         let targets_max = config.probe.as_ref().map_or(1, |probe| probe.targets.len().max(1));
         // Two reports of every target fit, and a death of every worker.

@@ -23,6 +23,16 @@ pub struct Detected {
     _stamping: Option<Socket>,
 }
 
+impl Detected {
+    /// What is missing although `backend` did not choose to do without.
+    pub fn missing(&self, backend: IoChoice) -> impl Iterator<Item = &Capability> {
+        let unasked = backend == IoChoice::Poll;
+        self.capabilities
+            .iter()
+            .filter(move |found| !found.available && !(unasked && found.name == "io_uring"))
+    }
+}
+
 /// Which stamps one exchange brought.
 #[derive(Clone, Copy, Debug, Default)]
 struct StampsSeen {
@@ -135,6 +145,13 @@ mod tests {
                 assert_eq!(found.available, found.reason.is_empty(), "{found:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_backend_that_was_not_asked_for_is_not_missing() {
+        let detected = detect(IoChoice::Poll, ClockChoice::Auto).expect("poll opens");
+        let uring = |backend| detected.missing(backend).any(|found| found.name == "io_uring");
+        assert!(uring(IoChoice::Auto) && !uring(IoChoice::Poll));
     }
 
     #[test]
