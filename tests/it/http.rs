@@ -23,11 +23,22 @@ impl Response {
 
 /// Fetches `path`, asking for OpenMetrics text.
 pub(crate) fn fetch(address: SocketAddr, path: &str) -> Response {
+    fetch_as(address, path, OPENMETRICS)
+}
+
+/// Fetches `path` from somebody who may not be there yet.
+pub(crate) fn try_fetch(address: SocketAddr, path: &str) -> Option<Response> {
+    TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+    Some(fetch(address, path))
+}
+
+/// Fetches `path`, asking for a content type.
+pub(crate) fn fetch_as(address: SocketAddr, path: &str, accept: &str) -> Response {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\
-         Accept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+         Accept: {accept}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
@@ -48,3 +59,5 @@ fn parse(text: &str) -> Response {
         .collect();
     Response { status, headers, body: body.to_owned() }
 }
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";

@@ -33,6 +33,12 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(set_parent_death_signal) };
 }
 
+/// Has io_uring_setup(2) answered with `EPERM` in the child, as container runtimes do by default.
+pub(crate) fn forbid_io_uring(command: &mut Command) {
+    // SAFETY: the closure makes two async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(install_filter) };
+}
+
 /// Why this kernel refuses io_uring to us, if it does.
 pub(crate) fn io_uring_refusal() -> Option<io::Error> {
     // struct io_uring_params is 120 bytes (include/uapi/linux/io_uring.h); zero asks for nothing.
@@ -140,6 +146,28 @@ fn stamp_ns(message: &libc::msghdr) -> Option<u64> {
 fn set_parent_death_signal() -> io::Result<()> {
     // SAFETY: `PR_SET_PDEATHSIG` takes a number and no pointer.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
+/// seccomp(2), filter mode; without privilege it is allowed to those who can gain none.
+fn install_filter() -> io::Result<()> {
+    // struct seccomp_data begins with the number of the system call.
+    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
+    let jump_if_equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
+    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
+    let number = u32::try_from(libc::SYS_io_uring_setup).unwrap();
+    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let mut filter = [
+        libc::sock_filter { code: load, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: jump_if_equal, jt: 0, jf: 1, k: number },
+        libc::sock_filter { code: answer, jt: 0, jf: 0, k: refuse },
+        libc::sock_filter { code: answer, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: `PR_SET_NO_NEW_PRIVS` takes numbers and no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: `program` and the filter that it points to are live locals during the call.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }).map(drop)
 }
 
 fn set_option<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> {

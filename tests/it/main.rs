@@ -66,6 +66,10 @@ mod naming;
 mod bad_use;
 /// SIGINT and SIGTERM.
 mod shutdown;
+/// Who may do what.
+mod privileges;
+/// The real Prometheus.
+mod prometheus;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

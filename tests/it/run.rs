@@ -156,6 +156,24 @@ impl Run {
         self.stdout.shared.0.lock().unwrap().lines.clone()
     }
 
+    /// Standard error up to now.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.stderr.shared.0.lock().unwrap().lines.clone()
+    }
+
+    /// A file of proc(5) about the thread with this name.
+    pub(crate) fn thread_file(&self, thread: &str, file: &str) -> String {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+        threads
+            .map(|entry| entry.unwrap().path())
+            .find(|path| read(&path.join("comm")).trim_end() == thread)
+            .map_or_else(
+                || panic!("no thread {thread}\n{}", self.transcript()),
+                |path| read(&path.join(file)),
+            )
+    }
+
     /// Waits until standard output has this many lines.
     pub(crate) fn wait_for_stdout(&self, count: usize) -> Vec<String> {
         let found = self.stdout.wait_for(|lines| (lines.len() >= count).then(|| lines.to_vec()));

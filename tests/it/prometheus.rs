@@ -1,0 +1,170 @@
+//! The real Prometheus server scrapes us and answers questions about what it stored, and its
+//! linter finds nothing to say. Without the programs these tests are skipped.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::catalogue;
+use crate::http;
+use crate::run::{PATIENCE, Run};
+use crate::site::{Place, report_skip};
+use crate::turn::{self, Turn};
+
+#[test]
+fn a_real_server_stores_what_we_count() {
+    let _turn = turn::wait_for(Turn::Shared);
+    if !is_installed("prometheus") {
+        return report_skip("prometheus::server", "no `prometheus` on the search path");
+    }
+    let both = both();
+    let server = Server::start(both.http_address());
+    assert_eq!(server.wait_for("up", |value| value == 1.0), 1.0);
+
+    // As soon as the server knows at least what we had counted, it must not know more than we
+    // have counted meanwhile.
+    let had = count(&both);
+    let told = server.wait_for(catalogue::RECEIVED, |value| value >= had);
+    let have = count(&both);
+    assert!(had <= told && told <= have, "{had} <= {told} <= {have}");
+    let reconciled = format!(
+        "{} - {} - {} - {}",
+        catalogue::SENT,
+        catalogue::RECEIVED,
+        catalogue::TIMEOUTS,
+        catalogue::IN_FLIGHT
+    );
+    assert_eq!(server.wait_for(&reconciled, |_| true), 0.0, "one scrape is one moment");
+
+    // What dashboards and rules ask. A quantile lies in a bucket, whose bounds are ours.
+    for family in [catalogue::RTT, catalogue::APP_RTT, "tcp_responder_residence_seconds"] {
+        let rates = format!("sum by (le) (rate({family}_bucket[1m]))");
+        let median =
+            server.wait_for(&format!("histogram_quantile(0.5, {rates})"), |value| !value.is_nan());
+        assert!(median > 0.0 && median < 10.0, "{family}: {median}");
+    }
+    let stages = format!("count(count by (stage) ({}_count))", catalogue::STAGE);
+    assert_eq!(server.wait_for(&stages, |value| value >= 5.0), 5.0);
+    let types = server.metadata(catalogue::RECEIVED.trim_end_matches("_total"));
+    assert!(types.contains("counter"), "{types}");
+}
+
+#[test]
+fn the_linter_has_nothing_to_say() {
+    let _turn = turn::wait_for(Turn::Shared);
+    if !is_installed("promtool") {
+        return report_skip("prometheus::linter", "no `promtool` on the search path");
+    }
+    let both = both();
+    // Every family that appears with the first replies is there.
+    both.scrape_until("twenty replies", |exposition| {
+        exposition.has(catalogue::RECEIVED, &[]) && exposition.count(catalogue::RECEIVED, &[]) >= 20
+    });
+    let page = http::fetch_as(both.http_address(), "/metrics", "text/plain; version=0.0.4");
+    let kind = page.header("content-type").unwrap().to_owned();
+    assert!(kind.starts_with("text/plain") && kind.contains("0.0.4"), "{kind}");
+    let mut linter = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    linter.stdin.take().unwrap().write_all(page.body.as_bytes()).unwrap();
+    let output = linter.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// A responder and a prober in one process, with an answer every 20 ms.
+fn both() -> Run {
+    let words = "both --listen=127.0.0.1:0 --web.listen-address=127.0.0.1:0 --interval=20ms";
+    Run::start(&Place::Here, words)
+}
+
+fn count(both: &Run) -> f64 {
+    both.scrape().one(catalogue::RECEIVED, &[])
+}
+
+fn is_installed(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// A Prometheus server with an empty store that scrapes one address.
+struct Server {
+    run: Run,
+    address: SocketAddr,
+    /// Its configuration and its store.
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(scraped: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("prometheus.yml");
+        let text = format!(
+            "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\n\
+             scrape_configs: [{{job_name: rttscope, static_configs: [{{targets: ['{scraped}']}}]}}]\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        // It does not say which port it got when asked for any, so one that is free just now.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("store").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .args(["--enable-feature=native-histograms", "--log.level=warn"]);
+        let run = Run::spawn(&Place::Here, command, "prometheus".to_owned());
+        let server = Self { run, address, _folder: folder };
+        let started = Instant::now();
+        while http::try_fetch(address, "/-/ready").is_none_or(|response| response.status != 200) {
+            let ended = server.run.ends_within(Duration::from_millis(100));
+            assert!(!ended && started.elapsed() < PATIENCE, "the server does not start");
+        }
+        server
+    }
+
+    /// Asks until the answer satisfies `met`.
+    fn wait_for(&self, question: &str, met: impl Fn(f64) -> bool) -> f64 {
+        let started = Instant::now();
+        loop {
+            let answer = self.ask(&format!("/api/v1/query?query={}", percent_encoded(question)));
+            let value = answer["data"]["result"][0]["value"][1].as_str();
+            if let Some(value) = value.map(|text| text.parse().unwrap()).filter(|&value| met(value))
+            {
+                return value;
+            }
+            assert!(started.elapsed() < PATIENCE, "never: {question}\n{answer:#}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What the server knows of a family besides numbers, as JSON text.
+    fn metadata(&self, family: &str) -> String {
+        self.ask(&format!("/api/v1/metadata?metric={family}")).to_string()
+    }
+
+    fn ask(&self, path: &str) -> Value {
+        let response = http::fetch_as(self.address, path, "application/json");
+        assert_eq!(response.status, 200, "{path}: {}", response.body);
+        serde_json::from_str(&response.body).unwrap()
+    }
+}
+
+/// RFC 3986: everything but the unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
