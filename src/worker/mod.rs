@@ -379,10 +379,12 @@ impl Turn {
         self.apply(flow, at);
     }
 
-    /// Wakes every flow whose deadline has come.
+    /// Wakes every flow whose deadline has come. What becomes due meanwhile waits for the next turn:
+    /// flows that are due again before the last one was woken would keep replies from being read.
     fn wake_due(&mut self) {
         let mut woken = 0;
-        while let Some(flow) = self.table.timers.pop(clock::mono()) {
+        let until = clock::mono();
+        while let Some(flow) = self.table.timers.pop(until) {
             let at = clock::now();
             if self.table.deadline(flow).is_some_and(|deadline| deadline <= at.mono) {
                 self.wake(flow, at);
