@@ -27,6 +27,8 @@ use rounds::median;
 
 /// Between two probes.
 const INTERVAL: Duration = Duration::from_millis(1);
+/// Long enough to lose nothing on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// The first probes of a run warm caches and are not counted.
 const WARM_UP: usize = 50;
 /// What the ratio is to stay below.
@@ -109,7 +111,8 @@ fn measure(way: Way, probes: usize) -> io::Result<Medians> {
     let (responder, at) = rig::respond(way)?;
     let count = u64::try_from(probes).ok();
     let interval_ns = rttscope::time::duration_ns(INTERVAL);
-    let (mut prober, _) = rig::probe(way, at, Load { targets: 1, interval_ns, count })?;
+    let (mut prober, _) =
+        rig::probe(way, at, Load { targets: 1, interval_ns, timeout: TIMEOUT, count })?;
     while !matches!(prober.reports.blocking_recv(), Some(Report::Finished(_) | Report::Died)) {}
     let samples = prober.stop()?;
     responder.stop()?;

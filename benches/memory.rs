@@ -28,6 +28,18 @@ const PROBES: usize = 20;
 /// What one target may take, bytes.
 const BYTES_WANTED: u64 = 16 * 1024;
 
+/// A target keeps as many probes in mind as its timeout has intervals: as many as by default.
+const IDLE: Pace = Pace { interval: "500ms", timeout: "2s" };
+/// For a few targets.
+const FAST: Pace = Pace { interval: "100ms", timeout: "400ms" };
+
+/// How often a target is probed.
+#[derive(Clone, Copy)]
+struct Pace {
+    interval: &'static str,
+    timeout: &'static str,
+}
+
 /// What a run showed, bytes.
 struct Sizes {
     idle: u64,
@@ -57,8 +69,8 @@ fn main() -> io::Result<()> {
         "after a scrape MiB",
     ])];
     for (name, flags) in ways {
-        let one = measure(flags, 1)?;
-        let all = measure(flags, targets)?;
+        let one = measure(flags, 1, FAST)?;
+        let all = measure(flags, targets, if report::quick() { FAST } else { IDLE })?;
         let others = u64::try_from(targets - 1).expect("it fits");
         let each = all.idle.saturating_sub(one.idle) / others;
         rows.push(row([
@@ -77,13 +89,15 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-fn measure(flags: &[&str], targets: usize) -> io::Result<Sizes> {
+fn measure(flags: &[&str], targets: usize, pace: Pace) -> io::Result<Sizes> {
     let serve = ["serve", "--listen", "0.0.0.0:0", "--max-connections", "100000"];
     let (responder, at) = Program::start(&serve, Stdio::null(), "responder listening")?;
     let at = at.ok_or_else(|| io::Error::other("the responder logged no address"))?;
     let file = targets_file(targets, at.port())?;
     let path = file.path().to_string_lossy();
-    let mut probe = vec!["probe", "--targets", &*path, "--interval", "500ms", "--timeout", "5s"];
+    let Pace { interval, timeout } = pace;
+    let mut probe = vec!["probe", "--targets", &*path];
+    probe.extend(["--interval", interval, "--timeout", timeout]);
     probe.extend(flags);
     let (prober, _) = Program::start(&probe, Stdio::null(), "\"probing\"")?;
     // The responder's counters tell what the prober did: asking the prober would fill its memory.
@@ -103,7 +117,8 @@ fn measure(flags: &[&str], targets: usize) -> io::Result<Sizes> {
 
 /// What the responder received over all connections.
 fn received_bytes(responder: &Program) -> io::Result<u64> {
-    let text = responder.scrape()?;
+    let scrape = responder.scrape()?;
+    let text = String::from_utf8_lossy(&scrape.head);
     let line = text.lines().find(|line| line.starts_with("tcp_responder_received_bytes_total"));
     let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
     value.ok_or_else(|| io::Error::other("no tcp_responder_received_bytes_total in the scrape"))

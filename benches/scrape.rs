@@ -27,8 +27,8 @@ use rounds::median;
 const TARGETS: usize = 1_000;
 /// From the beginning of one scrape to that of the next, unless one takes longer.
 const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
-/// The end of the run before cannot reach into a period that begins with such a pause.
-const SETTLE: Duration = Duration::from_millis(300);
+/// Between periods. A probe is written when its peer's stamp has come, one interval later.
+const SETTLE: Duration = Duration::from_millis(400);
 
 /// The scrapes of one period.
 #[derive(Clone, Copy, Default)]
@@ -55,27 +55,36 @@ struct Lag {
 }
 
 fn main() -> io::Result<()> {
-    let quick = report::quick();
     let (rounds, length) =
-        if quick { (1, Duration::from_secs(1)) } else { (6, Duration::from_secs(3)) };
+        if report::quick() { (1, Duration::from_secs(1)) } else { (4, Duration::from_secs(3)) };
     let serve = ["serve", "--listen", "0.0.0.0:0"];
     let (_responder, at) = Program::start(&serve, Stdio::null(), "responder listening")?;
     let at = at.ok_or_else(|| io::Error::other("the responder logged no address"))?;
     let file = targets_file(TARGETS, at.port())?;
     let path = file.path().to_string_lossy();
-    let probe = ["probe", "--targets", &*path, "--interval", "200ms", "--json"];
-    let (mut prober, _) = Program::start(&probe, Stdio::piped(), "\"probing\"")?;
+    let mut probe = vec!["probe", "--targets", &*path, "--interval", "200ms", "--json"];
+    print("as by default", &measure(&probe, rounds, length)?);
+    probe.push("--priority=fifo:10");
+    match measure(&probe, rounds, length) {
+        Ok(periods) => print("--priority=fifo:10", &periods),
+        Err(error) => println!("\n--priority=fifo:10 is not permitted here: {error}"),
+    }
+    Ok(())
+}
+
+/// Alternates between scraping and leaving alone.
+fn measure(probe: &[&str], rounds: usize, length: Duration) -> io::Result<Vec<Period>> {
+    let (mut prober, _) = Program::start(probe, Stdio::piped(), "\"probing\"")?;
     let lines = prober.child.stdout.take().expect("it is piped");
     let reader = thread::spawn(move || read_lags(lines));
-    pause(Duration::from_secs(if quick { 1 } else { 2 }));
-
+    pause(3 * SETTLE);
     let mut spent = Vec::new();
     for _ in 0..rounds {
         for scraping in [false, true] {
-            pause(SETTLE);
             let from_ns = clock::now().wall.as_ns();
             let scrapes = spend(&prober, length, scraping)?;
             spent.push((scraping, from_ns..clock::now().wall.as_ns(), scrapes));
+            pause(SETTLE);
         }
     }
     drop(prober);
@@ -84,9 +93,7 @@ fn main() -> io::Result<()> {
         let inside = lags.iter().filter(|lag| within.contains(&lag.due_ns));
         Period::new(scraping, inside.map(|lag| lag.lag_ns).collect(), scrapes)
     });
-    let (with, without): (Vec<_>, Vec<_>) = periods.partition(|period| period.scraping);
-    print(&without, &with, length);
-    Ok(())
+    Ok(periods.collect())
 }
 
 impl Period {
@@ -105,9 +112,9 @@ fn spend(prober: &Program, length: Duration, scraping: bool) -> io::Result<Scrap
     while clock::mono() < until {
         if scraping {
             let from = clock::mono();
-            let text = prober.scrape()?;
+            let bytes = prober.scrape()?.bytes;
             scrapes.count += 1;
-            scrapes.bytes = text.len();
+            scrapes.bytes = bytes;
             scrapes.longest = scrapes.longest.max(clock::mono().duration_since(from));
         }
         next = next.after(SCRAPE_INTERVAL);
@@ -135,32 +142,33 @@ fn read_lags(lines: ChildStdout) -> io::Result<Vec<Lag>> {
     Ok(lags)
 }
 
-fn print(without: &[Period], with: &[Period], length: Duration) {
-    let middle = |periods: &[Period], part: fn(&Period) -> u64| {
-        let parts: Vec<u64> = periods.iter().map(part).collect();
-        seconds(median(&parts).unwrap_or(0)) * 1e6
-    };
+fn print(title: &str, periods: &[Period]) {
     let mut rows = vec![row(["period", "probes", "lag p50 µs", "lag p99 µs", "÷ without"])];
-    let plain_us = middle(without, |period| period.p99_ns);
-    for (name, periods) in [("without scrapes", without), ("a scrape every 100 ms", with)] {
-        let p99_us = middle(periods, |period| period.p99_ns);
+    let middle = |scraping: bool, part: fn(&Period) -> u64| {
+        let parts = periods.iter().filter(|period| period.scraping == scraping).map(part);
+        seconds(median(&parts.collect::<Vec<_>>()).unwrap_or(0)) * 1e6
+    };
+    let plain_us = middle(false, |period| period.p99_ns);
+    for (name, scraping) in [("without scrapes", false), ("a scrape every 100 ms", true)] {
+        let probes = periods.iter().filter(|period| period.scraping == scraping);
+        let p99_us = middle(scraping, |period| period.p99_ns);
         rows.push(row([
             name,
-            &periods.iter().map(|period| period.probes).sum::<usize>().to_string(),
-            &format!("{:.0}", middle(periods, |period| period.p50_ns)),
+            &probes.map(|period| period.probes).sum::<usize>().to_string(),
+            &format!("{:.0}", middle(scraping, |period| period.p50_ns)),
             &format!("{p99_us:.0}"),
             &format!("{:.2}", p99_us / plain_us),
         ]));
     }
-    let rounds = with.len();
-    let title = format!(
-        "Lag of {TARGETS} targets every 200 ms, {rounds} periods of {length:?} each, medians"
+    let half = periods.len() / 2;
+    print_table(
+        &format!("Lag of {TARGETS} targets every 200 ms, {title}, medians of {half} periods each"),
+        &rows,
     );
-    print_table(&title, &rows);
-    let scrapes: u32 = with.iter().map(|period| period.scrapes.count).sum();
-    let longest = with.iter().map(|period| period.scrapes.longest).max().unwrap_or_default();
-    let bytes = with.iter().map(|period| period.scrapes.bytes).max().unwrap_or(0);
-    println!("{scrapes} scrapes of {bytes} bytes, the longest took {longest:.1?}");
+    let count: u32 = periods.iter().map(|period| period.scrapes.count).sum();
+    let longest = periods.iter().map(|period| period.scrapes.longest).max().unwrap_or_default();
+    let bytes = periods.iter().map(|period| period.scrapes.bytes).max().unwrap_or(0);
+    println!("{count} scrapes of {bytes} bytes, the longest took {longest:.1?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "another process works meanwhile")]

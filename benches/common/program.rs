@@ -13,6 +13,14 @@ pub(crate) struct Program {
     pub(crate) http: SocketAddr,
 }
 
+/// What a scrape gave. Nothing but the beginning is kept: the scraper is to cost this machine
+/// little, as it usually runs on another one.
+pub(crate) struct Scrape {
+    /// The first 64 KiB.
+    pub(crate) head: Vec<u8>,
+    pub(crate) bytes: usize,
+}
+
 impl Program {
     /// Starts the binary with these arguments on a free port for HTTP, and waits for the line of
     /// its log that has this message; returns the address in that line too, if there is one.
@@ -51,13 +59,23 @@ impl Program {
     }
 
     /// One scrape over a new connection.
-    pub(crate) fn scrape(&self) -> io::Result<String> {
+    pub(crate) fn scrape(&self) -> io::Result<Scrape> {
         let mut stream = TcpStream::connect(self.http)?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.starts_with("HTTP/1.1 200 ") {
-            Ok(answer)
+        let mut scrape = Scrape { head: Vec::new(), bytes: 0 };
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => break,
+                bytes => {
+                    scrape.bytes += bytes;
+                    let missing = buffer.len().saturating_sub(scrape.head.len());
+                    scrape.head.extend_from_slice(&buffer[..bytes.min(missing)]);
+                }
+            }
+        }
+        if scrape.head.starts_with(b"HTTP/1.1 200 ") {
+            Ok(scrape)
         } else {
             Err(io::Error::other("a scrape was refused"))
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use rttscope::config::limits;
 use rttscope::echo::ResponderSettings;
@@ -15,7 +16,7 @@ use rttscope::stats::slo::Objectives;
 use rttscope::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use rttscope::sys::socket::{self, SocketOptions};
 use rttscope::sys::{IoChoice, IoOptions};
-use rttscope::time::NS_PER_SECOND;
+use rttscope::time::{NS_PER_SECOND, duration_ns};
 use rttscope::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
 use tokio::sync::mpsc;
 
@@ -105,6 +106,7 @@ pub(crate) fn respond(way: Way) -> io::Result<(Running, SocketAddr)> {
 pub(crate) struct Load {
     pub(crate) targets: usize,
     pub(crate) interval_ns: u64,
+    pub(crate) timeout: Duration,
     /// Stop after this many probes of each target, and keep their samples.
     pub(crate) count: Option<u64>,
 }
@@ -140,7 +142,7 @@ fn settings(way: Way, at: SocketAddr, load: Load, number: usize) -> ProbeSetting
     ProbeSettings {
         interval_ns: load.interval_ns,
         phase_ns: schedule::phase_ns(number, load.interval_ns),
-        timeout_ns: NS_PER_SECOND,
+        timeout_ns: duration_ns(load.timeout),
         adaptive: false,
         window: 100,
         count: load.count,
