@@ -167,9 +167,9 @@ fn bracketed(text: &str) -> String {
     {
         return format!("[{address}]:{port}");
     }
-    let bare = text.split('%').next().unwrap_or(text);
-    let address = if bare.parse::<Ipv6Addr>().is_ok() { text } else { "::1" };
-    format!("[{address}]:4000")
+    let with_brackets = format!("[{text}]:4000");
+    let good = with_brackets.parse::<HostPort>().is_ok();
+    if good { with_brackets } else { "[::1]:4000".to_owned() }
 }
 
 fn check_bracketed(address: &str, port: &str) -> Result<(), BadValue> {

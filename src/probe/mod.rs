@@ -94,7 +94,8 @@ pub struct Probe {
     timeout: Timeout,
     in_flight: InFlight,
     schedule: Option<Schedule>,
-    /// When the schedule starts although the first attempt has not ended.
+    /// When the schedule starts although the first attempt has not ended: a peer that does not
+    /// answer within a probe's timeout loses probes from then on.
     start_by: Mono,
     dialer: Dialer,
     link: Link,
@@ -117,6 +118,7 @@ impl Probe {
             ..settings
         };
         let timeout = Timeout::new(settings.timeout_ns, settings.adaptive);
+        let start_by = later(at, timeout.timeout_ns().min(CONNECT_TIMEOUT_NS));
         let limit = timeout.timeout_ns_max() / settings.interval_ns + 2;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(settings.in_flight_max);
         let in_flight = InFlight::new(limit, settings.stamps_wanted);
@@ -129,7 +131,7 @@ impl Probe {
             timeout,
             in_flight,
             schedule: None,
-            start_by: later(at, CONNECT_TIMEOUT_NS),
+            start_by,
             link: Link::Down { retry_at: at },
             outage: Outcome::Unresolved,
             hellos_failed: 0,
