@@ -26,10 +26,10 @@ pub struct Detected {
 impl Detected {
     /// What is missing although `backend` did not choose to do without.
     pub fn missing(&self, backend: IoChoice) -> impl Iterator<Item = &Capability> {
-        let unasked = backend == IoChoice::Poll;
+        let asked = backend != IoChoice::Poll;
         self.capabilities
             .iter()
-            .filter(move |found| !found.available && !(unasked && found.name == "io_uring"))
+            .filter(move |found| !found.available && (asked || found.name != "io_uring"))
     }
 }
 
