@@ -379,8 +379,8 @@ impl Turn {
         self.apply(flow, at);
     }
 
-    /// Wakes every flow whose deadline has come. What becomes due meanwhile waits for the next turn:
-    /// flows that are due again before the last one was woken would keep replies from being read.
+    /// Wakes every flow whose deadline has come. What becomes due meanwhile waits for the next
+    /// turn: flows that are due again so soon would keep replies from being read.
     fn wake_due(&mut self) {
         let mut woken = 0;
         let until = clock::mono();
