@@ -128,12 +128,11 @@ fn highest_rates(window: Duration, rounds: usize) -> io::Result<()> {
         ]));
     }
     let skipped = 100.0 * SKIPPED_MAX;
-    print_table(
-        &format!(
-            "Highest rate of one core over {TARGETS} connections, < {skipped:.0} % skipped, best of {rounds}"
-        ),
-        &rows,
+    let title = format!(
+        "Highest rate of one core over {TARGETS} connections, < {skipped:.0} % skipped, \
+         best of {rounds} rounds"
     );
+    print_table(&title, &rows);
     Ok(())
 }
 
