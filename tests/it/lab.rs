@@ -4,12 +4,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -111,7 +112,28 @@ impl Lab {
             namespace.ip(&format!("address add {link_local}/64 dev {interface} nodad"))?;
             namespace.ip(&format!("link set {interface} up"))?;
         }
+        lab.wait_until_it_carries()?;
         Ok(lab)
+    }
+
+    /// A link that was just set up drops packets until the kernel has told itself so, up to a
+    /// second later; the first SYN would be sent again after another one.
+    fn wait_until_it_carries(&self) -> io::Result<()> {
+        let started = Instant::now();
+        let nobody_listens = |to: SocketAddr| {
+            let answer = TcpStream::connect_timeout(&to, Duration::from_millis(20));
+            answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        let carries = |from: &Namespace, ips: [&str; 3]| {
+            let to = |v6| SocketAddr::new(ip_of(ips, v6), 9);
+            from.run(|| nobody_listens(to(false)) && nobody_listens(to(true)))
+        };
+        while !(carries(&self.prober, RESPONDER_IPS) && carries(&self.responder, PROBER_IPS)) {
+            if started.elapsed() > Duration::from_secs(10) {
+                return Err(io::Error::other("the veth pair carries nothing"));
+            }
+        }
+        Ok(())
     }
 }
 
