@@ -2,6 +2,7 @@
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
 mod output;
+mod preflight;
 mod signals;
 
 use std::future::Future;
@@ -214,6 +215,7 @@ impl App {
             ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
             (targets, _) => targets,
         };
+        preflight::check(targets, &probe.socket)?;
         let threads = workshop.measuring.threads.min(targets.len());
         for number in 0..threads {
             self.probers.push(workshop.make(format!("probe-{number}"))?);
