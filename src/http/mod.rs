@@ -239,7 +239,7 @@ struct Limits {
     /// How long a new connection may take for its first whole header. Connections that ask for
     /// nothing must not lock a scraper out for long.
     first_request_max: Duration,
-    /// How long each later request's header may take, waiting for its first byte included. Longer than the
+    /// How long each later header may take, waiting for its first byte included. Longer than the
     /// usual scrape interval of a minute, so that scrapers keep their connection.
     header_read_timeout: Duration,
     /// Bytes of a request's header.
