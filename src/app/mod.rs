@@ -489,6 +489,12 @@ mod tests {
 
     use super::*;
 
+    /// The command line must not know the wire, and the wire must not know the command line.
+    #[test]
+    fn any_padding_that_can_be_asked_for_can_be_sent() {
+        assert_eq!(limits::PADDING_BYTES_MAX, crate::wire::V3_PADDING_BYTES_MAX);
+    }
+
     #[test]
     fn a_responder_is_reached_where_it_listens() {
         let check = |listening: &str, host: &str, target: &str| {

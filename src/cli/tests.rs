@@ -169,7 +169,7 @@ fn both_probes_itself_on_loopback_unless_told() {
     let both = Config {
         serve: Some(listener("127.0.0.1:4000")),
         probe: Some(prober(&[])),
-        web: web("[::]:2112"),
+        web: web("127.0.0.1:2112"),
         ..nothing()
     };
     check("both", both.clone());
