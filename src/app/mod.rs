@@ -2,9 +2,11 @@
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
 mod output;
+mod preflight;
+mod signals;
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,7 +45,15 @@ pub enum Verdict {
 /// If *we* cannot work: no I/O, a taken address, a missing privilege. A target that does not
 /// answer is no error.
 pub fn run(config: &Config) -> Result<Verdict> {
-    let screen = Screen::open(config)?;
+    let stats = Arc::new(Stats::default());
+    let (screen, log) = Screen::open(config, &stats)?;
+    let verdict = run_logged(config, screen, stats);
+    log.flush(LOG_PATIENCE);
+    verdict
+}
+
+fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verdict> {
+    let signal = signals::catch()?;
     sys::raise_descriptor_limit();
     let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,10 +68,8 @@ pub fn run(config: &Config) -> Result<Verdict> {
         })
         .build()
         .context("the control plane's runtime")?;
-    let verdict = runtime.block_on(async {
-        let signal = sys::end_signal().context("catching signals")?;
-        App::start(config, &detected, screen)?.work(signal).await
-    });
+    let verdict = runtime
+        .block_on(async { App::start(config, &detected, screen, stats)?.work(signal).await });
     // A lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     verdict
@@ -121,8 +129,12 @@ enum End {
 }
 
 impl App {
-    fn start(config: &Config, detected: &Detected, screen: Screen) -> Result<Self> {
-        let stats = Arc::new(Stats::default());
+    fn start(
+        config: &Config,
+        detected: &Detected,
+        screen: Screen,
+        stats: Arc<Stats>,
+    ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
         for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
             tracing::info!(capability = name, reason, "not available; measuring without");
@@ -206,6 +218,7 @@ impl App {
             ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
             (targets, _) => targets,
         };
+        preflight::check(targets, &probe.socket)?;
         let threads = workshop.measuring.threads.min(targets.len());
         for number in 0..threads {
             self.probers.push(workshop.make(format!("probe-{number}"))?);
@@ -236,12 +249,11 @@ impl App {
     }
 
     /// The control plane: answers reports until something ends the program, then stops.
-    async fn work(mut self, signal: impl Future<Output = &'static str>) -> Result<Verdict> {
-        let mut signal = std::pin::pin!(signal);
+    async fn work(mut self, mut signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         let mut output_closed = std::pin::pin!(closed(self.output.as_mut()));
         let end = loop {
             tokio::select! {
-                name = &mut signal => break End::Signal(name),
+                Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
@@ -254,7 +266,7 @@ impl App {
                 },
             }
         };
-        self.stop(end).await
+        self.stop(end, signal).await
     }
 
     /// Notes that a target is finished; true if it was the last one.
@@ -300,7 +312,7 @@ impl App {
 
     /// Ends everything: probes in flight may settle for a moment, then threads stop, then the
     /// last word is written.
-    async fn stop(mut self, end: End) -> Result<Verdict> {
+    async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),
@@ -329,7 +341,10 @@ impl App {
             worker.stop();
         }
         if let Some(output) = self.output.take() {
-            output.finish();
+            // Nobody is in a hurry if the work is done: a reader that pauses (`| less`) gets
+            // everything. A signal is.
+            let patient = matches!(end, End::Done).then_some(signal);
+            output.finish(&self.stats, patient).await;
         }
         if let Some(Http { stop, task }) = self.http.take() {
             // The server may be gone already.
@@ -392,21 +407,22 @@ fn serve_http(
 /// The responder of this process as a target.
 fn own_target(answering_at: SocketAddr) -> Target {
     let at = reachable(answering_at);
-    let address = HostPort { host: at.ip().to_string(), port: at.port() };
+    let host = match at {
+        // A link-local address means nothing without its interface.
+        SocketAddr::V6(at) if at.scope_id() != 0 => format!("{}%{}", at.ip(), at.scope_id()),
+        at => at.ip().to_string(),
+    };
+    let address = HostPort { host, port: at.port() };
     Target { name: address.to_string(), address }
 }
 
 /// An address of this host by which a listener is reached from here.
-fn reachable(listening: SocketAddr) -> SocketAddr {
-    let ip = match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        // Bound to every address of both families.
-        IpAddr::V6(ip) if ip.is_unspecified() && ip == Ipv6Addr::UNSPECIFIED => {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        }
-        ip => ip,
-    };
-    SocketAddr::new(ip, listening.port())
+fn reachable(mut listening: SocketAddr) -> SocketAddr {
+    // `[::]` is every address of both families.
+    if listening.ip().is_unspecified() {
+        listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    listening
 }
 
 fn objectives(probe: &ProbeSection) -> Objectives {
@@ -472,5 +488,33 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 const BACKGROUND_NICE: i32 = 10;
 /// Threads of the blocking pool that lookups leave alone.
 const METRICS_THREADS: usize = 2;
+/// How long the last lines of the log may take.
+const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.
 const SETTLE: Duration = Duration::from_millis(400);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use super::*;
+
+    /// The command line must not know the wire, and the wire must not know the command line.
+    #[test]
+    fn any_padding_that_can_be_asked_for_can_be_sent() {
+        assert_eq!(limits::PADDING_BYTES_MAX, crate::wire::V3_PADDING_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_responder_is_reached_where_it_listens() {
+        let check = |listening: &str, host: &str, target: &str| {
+            let own = own_target(listening.parse().unwrap());
+            assert_eq!((own.address.host.as_str(), own.name.as_str()), (host, target));
+        };
+        check("0.0.0.0:4000", "127.0.0.1", "127.0.0.1:4000");
+        check("[::]:4000", "127.0.0.1", "127.0.0.1:4000");
+        check("[::1]:4000", "::1", "[::1]:4000");
+        check("10.0.0.1:4000", "10.0.0.1", "10.0.0.1:4000");
+        check("[fe80::1%2]:4000", "fe80::1%2", "[fe80::1%2]:4000");
+    }
+}

@@ -2,9 +2,11 @@
 //! must never hold up the control plane, let alone a probe.
 
 use std::io::{self, BufWriter, Stdout, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
@@ -32,6 +34,8 @@ pub(super) struct Output {
     thread: JoinHandle<()>,
     /// Ends the live view when it is dropped; the JSON writer ends when all workers are gone.
     running: Option<Samples>,
+    /// Grows while the JSON writer gets on.
+    progress: Arc<AtomicU64>,
     closed: Option<oneshot::Receiver<()>>,
 }
 
@@ -41,27 +45,30 @@ struct Writer {
     stats: Arc<Stats>,
     metrics_url: Option<String>,
     started: Mono,
+    progress: Arc<AtomicU64>,
     incoming: Receiver<(TargetId, Sample)>,
 }
 
 impl Screen {
     /// Decides what goes where and installs the log: on standard error, above the live table if
     /// both are the same terminal.
-    pub(super) fn open(config: &Config) -> Result<Self> {
+    pub(super) fn open(config: &Config, stats: &Arc<Stats>) -> Result<(Self, log::Drain)> {
         let screen = match config.probe.as_ref().map(|probe| probe.report) {
             Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
             Some(ReportMode::Json) => Self::Json,
             Some(ReportMode::Quiet) | None => Self::Quiet,
         };
         let colour = log::colour_on_stderr();
-        match &screen {
+        let stats = Arc::clone(stats);
+        let count_lost = move || stats.count_log_line_dropped();
+        let drain = match &screen {
             Self::Live(view) if Size::of_stdout().is_some() && console::user_attended_stderr() => {
                 let above = AboveView::new(Arc::clone(view));
-                log::install(&config.log, move || above.clone(), colour)?;
+                log::install(&config.log, above, colour, count_lost)?
             }
-            _ => log::install(&config.log, io::stderr, colour)?,
-        }
-        Ok(screen)
+            _ => log::install(&config.log, io::stderr(), colour, count_lost)?,
+        };
+        Ok((screen, drain))
     }
 }
 
@@ -79,7 +86,15 @@ impl Output {
         };
         let (sender, incoming) = sync_channel(limits::REPORT_SAMPLES_MAX);
         let (tell_closed, closed) = oneshot::channel();
-        let writer = Writer { screen, stats, metrics_url, started: clock::mono(), incoming };
+        let progress = Arc::<AtomicU64>::default();
+        let writer = Writer {
+            screen,
+            stats,
+            metrics_url,
+            started: clock::mono(),
+            progress: Arc::clone(&progress),
+            incoming,
+        };
         let thread = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
@@ -90,8 +105,8 @@ impl Output {
                 }
             })
             .context("the output thread")?;
-        let output =
-            Self { thread, running: running.then(|| sender.clone()), closed: Some(closed) };
+        let running = running.then(|| sender.clone());
+        let output = Self { thread, running, progress, closed: Some(closed) };
         Ok((Some(output), samples.then_some(sender)))
     }
 
@@ -100,12 +115,51 @@ impl Output {
         self.closed.take()
     }
 
-    /// Writes the last word and ends. Workers must have ended before.
-    pub(super) fn finish(mut self) {
+    /// Writes the last word and ends. Workers must have ended before. A reader that does not read
+    /// is waited for until `patient` completes, if it is given, and then for a moment only: the
+    /// thread is left behind in its write.
+    pub(super) async fn finish(
+        mut self,
+        stats: &Stats,
+        patient: Option<oneshot::Receiver<&'static str>>,
+    ) {
         self.running = None;
-        if self.thread.join().is_err() {
+        if let Some(signal) = patient {
+            tokio::select! {
+                () = self.ended() => {}
+                _ = signal => {}
+            }
+        }
+        if !self.thread.is_finished() && !self.ends_while_it_is_read().await {
+            tracing::warn!("standard output is not read; its last lines are lost");
+        } else if self.thread.join().is_err() {
             tracing::error!("the output thread panicked");
         }
+        let dropped = stats.snapshot().report_samples_dropped;
+        if dropped > 0 {
+            tracing::warn!(dropped, "lines are missing: the reader of standard output was slow");
+        }
+    }
+
+    /// Completes when the thread has ended.
+    async fn ended(&self) {
+        while !self.thread.is_finished() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits for the thread as long as its reader takes something; true if it ended.
+    async fn ends_while_it_is_read(&self) -> bool {
+        for _ in 0..STUCK_AFTER_LIMIT {
+            let written = self.progress.load(Ordering::Relaxed);
+            if tokio::time::timeout(STUCK_AFTER, self.ended()).await.is_ok() {
+                return true;
+            }
+            if self.progress.load(Ordering::Relaxed) == written {
+                return false;
+            }
+        }
+        false
     }
 }
 
@@ -158,6 +212,7 @@ impl Writer {
                     line.clear();
                     json::append_sample(&mut line, target, address, &sample);
                     out.write_all(&line)?;
+                    self.progress.fetch_add(1, Ordering::Relaxed);
                 }
                 next = self.incoming.try_recv().ok();
             }
@@ -225,3 +280,10 @@ fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
     // A view is valid after every write; a panic elsewhere does not spoil it.
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Between two looks at a thread that is about to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// A reader that takes nothing for this long has stopped.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+/// A reader that takes a little each time is waited for this often.
+const STUCK_AFTER_LIMIT: usize = 10;

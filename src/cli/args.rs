@@ -43,8 +43,9 @@ pub(super) struct ServeCommand {
     pub(super) listen: String,
     #[command(flatten)]
     pub(super) responder: ResponderFlags,
-    #[command(flatten)]
-    pub(super) web: WebFlags,
+    /// Where to serve /metrics; :PORT is every address.
+    #[arg(long = "web.listen-address", value_name = "ADDR", default_value = defaults::WEB_LISTEN)]
+    pub(super) web_listen_address: String,
     #[command(flatten)]
     pub(super) common: CommonFlags,
 }
@@ -69,17 +70,15 @@ pub(super) struct BothCommand {
     pub(super) responder: ResponderFlags,
     #[command(flatten)]
     pub(super) prober: ProberFlags,
-    #[command(flatten)]
-    pub(super) web: WebFlags,
+    /// Where to serve /metrics; :PORT is every address.
+    #[arg(
+        long = "web.listen-address",
+        value_name = "ADDR",
+        default_value = defaults::WEB_LISTEN_BOTH
+    )]
+    pub(super) web_listen_address: String,
     #[command(flatten)]
     pub(super) common: CommonFlags,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct WebFlags {
-    /// Where to serve /metrics.
-    #[arg(long = "web.listen-address", value_name = "ADDR", default_value = defaults::WEB_LISTEN)]
-    pub(super) web_listen_address: String,
 }
 
 #[derive(Debug, Args)]

@@ -40,7 +40,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: None,
-        web: Some(web_section(&command.web.web_listen_address)?),
+        web: Some(web_section(&command.web_listen_address)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -65,7 +65,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: Some(probe_section(&command.prober)?),
-        web: Some(web_section(&command.web.web_listen_address)?),
+        web: Some(web_section(&command.web_listen_address)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })

@@ -7,6 +7,7 @@
 //! a timeout that grows with the times it judges loses few of them).
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -209,7 +210,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
     Ok(Config {
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
-        web: Some(WebSection { listen: flag("metrics", &flags.metrics, parse_listen)? }),
+        web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,
             clock: ClockChoice::Auto,
@@ -225,7 +226,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
 fn serve_section(flags: &SeedFlags) -> Result<ServeSection, UsageError> {
     let fixed = "our own default is good";
     Ok(ServeSection {
-        listen: flag("listen", &flags.listen, parse_listen)?,
+        listen: flag("listen", &flags.listen, listen)?,
         idle_timeout: setting::idle_timeout(defaults::IDLE_TIMEOUT).expect(fixed),
         connections_max: setting::connections_max(defaults::CONNECTIONS_MAX).expect(fixed),
     })
@@ -239,9 +240,9 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         return Ok(None);
     }
     let interval = flag("interval", &flags.interval, setting::interval)?;
+    // The seed took a timeout of any number of intervals. Slots that would be more than
+    // `IN_FLIGHT_MAX` in flight are skipped and counted, so that such a line keeps working.
     let timeout = flag("timeout", &flags.timeout, setting::timeout)?;
-    let in_flight = setting::check_in_flight(interval, timeout);
-    flag("timeout", &flags.timeout, |_| in_flight.clone())?;
     Ok(Some(ProbeSection {
         targets: target_list(flags)?,
         interval,
@@ -269,6 +270,14 @@ fn target_list(flags: &SeedFlags) -> Result<Vec<Target>, UsageError> {
         .map_err(|why| UsageError::new(format!("{place}: {why}")))?;
     targets::check(&list).map_err(UsageError::new)?;
     Ok(list)
+}
+
+/// Go's listener resolves `localhost`, and takes its IPv4 address if there is one.
+fn listen(text: &str) -> Result<SocketAddr, BadValue> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => parse_listen(&format!("{}:{port}", Ipv4Addr::LOCALHOST)),
+        None => parse_listen(text),
+    }
 }
 
 /// Below 1 counts as 1.

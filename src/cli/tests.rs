@@ -169,7 +169,7 @@ fn both_probes_itself_on_loopback_unless_told() {
     let both = Config {
         serve: Some(listener("127.0.0.1:4000")),
         probe: Some(prober(&[])),
-        web: web("[::]:2112"),
+        web: web("127.0.0.1:2112"),
         ..nothing()
     };
     check("both", both.clone());
@@ -209,6 +209,19 @@ fn seed_command_lines() {
         Config { log: LogSection { json: true, ..nothing().log }, ..server.clone() },
     );
     check("-json-logs=F", server);
+    let local = Config { web: web("127.0.0.1:2113"), ..nothing() };
+    check(
+        "-metrics=localhost:2113 -listen=localhost:4000",
+        Config { serve: Some(listener("127.0.0.1:4000")), ..local },
+    );
+    // More intervals than may be in flight: the rest of the slots is skipped and counted.
+    let (interval, timeout) = (Duration::from_millis(1), Duration::from_secs(3));
+    check(
+        "-mode=client -interval=1ms -timeout=3s",
+        client(ProbeSection { interval, timeout, ..by_default() }),
+    );
+    let timeout = Duration::from_secs(3_600);
+    check("-mode=client -timeout=1h", client(ProbeSection { timeout, ..by_default() }));
     check("-adaptive -mode=client", client(ProbeSection { adaptive: true, ..by_default() }));
     check("-adaptive=false -mode=client", client(by_default()));
     check("-window=0 -mode=client", client(ProbeSection { window: 1, ..by_default() }));
@@ -425,10 +438,16 @@ fn bad_seed_command_lines() {
         ),
         ("-mode=client -target=", "-target=\"\": is empty; write e.g. -target=10.0.0.1:4000"),
         (
-            "-listen=localhost:1",
-            "-listen=localhost:1: is no IP address, and names are not resolved for listening; \
-             write e.g. -listen=127.0.0.1:1",
+            "-listen=myhost:1",
+            "-listen=myhost:1: is no IP address, and names are not resolved for listening; \
+             write e.g. -listen=10.0.0.1:1, or :1 for every address",
         ),
+        (
+            "-listen=localhost:99999",
+            "-listen=localhost:99999: has port 99999, but 65535 is the last; \
+             write e.g. -listen=:4000",
+        ),
+        ("-mode=client -timeout=2h", "-timeout=2h: must be at most 1h; write e.g. -timeout=800ms"),
         (
             "-svc=install",
             "-svc=install: services come with the service command of a later release; \

@@ -48,7 +48,7 @@ pub struct ProbeSection {
     pub interval: Duration,
     /// How long a reply may take, counted from the due time. May exceed the interval.
     pub timeout: Duration,
-    /// Shorten the timeout to what RFC 6298 estimates; never beyond `ADAPTIVE_TIMEOUT_MAX`.
+    /// Shorten the timeout to what RFC 6298 estimates, within 100 ms to 3 s.
     pub adaptive: bool,
     /// How many outcomes the sliding loss window holds.
     pub window: usize,
@@ -184,6 +184,8 @@ pub mod defaults {
     pub const LISTEN_BOTH: &str = "127.0.0.1:4000";
     /// The seed's metrics port.
     pub const WEB_LISTEN: &str = ":2112";
+    /// See [`LISTEN_BOTH`].
+    pub const WEB_LISTEN_BOTH: &str = "127.0.0.1:2112";
     /// See [`super::ServeSection::idle_timeout`].
     pub const IDLE_TIMEOUT: &str = "10m";
     /// See [`super::ServeSection::connections_max`].
@@ -228,14 +230,10 @@ pub mod limits {
     pub const INTERVAL_MIN: Duration = Duration::from_micros(10);
     /// Longest interval and timeout.
     pub const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
-    /// Bytes of padding of a v3 frame.
+    /// Bytes of padding of a v3 frame: as many as the wire allows.
     pub const PADDING_BYTES_MAX: u16 = 1_400;
     /// Outcomes in a loss window.
     pub const WINDOW_MAX: usize = 65_536;
-    /// The adaptive timeout's floor and ceiling (those of the seed).
-    pub const ADAPTIVE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
-    /// See [`ADAPTIVE_TIMEOUT_MIN`].
-    pub const ADAPTIVE_TIMEOUT_MAX: Duration = Duration::from_secs(3);
     /// How often a name is resolved again while its connection stands.
     pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
     /// Names that are looked up at the same time.

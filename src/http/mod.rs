@@ -17,8 +17,10 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use hyper::body::{Frame, SizeHint};
+use hyper::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -120,20 +122,36 @@ async fn answer(
 ) {
     // Without the option only latency is lost.
     let _ = stream.set_nodelay(true);
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&asked);
+    let routes = TowerToHyperService::new(routes);
+    let routes = service_fn(move |request: Request<Incoming>| {
+        asks.store(true, Ordering::Relaxed);
+        routes.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_buf_size(limits.buffer_bytes_max)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(stream), routes);
     let mut connection = pin!(connection);
     tokio::select! {
         // An error here is the client's doing and concerns nobody else.
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|closing| *closing) => {}
+        () = silent(limits.first_request_max, &asked) => return,
         () = sleep(limits.age_max) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(limits.response_max, connection).await;
+}
+
+/// Completes if nothing was asked for in the first `limit`.
+async fn silent(limit: Duration, asked: &AtomicBool) {
+    sleep(limit).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn landing() -> Html<&'static str> {
@@ -218,7 +236,10 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
 struct Limits {
     /// Connections beyond this many are closed at once and counted.
     connections_max: usize,
-    /// How long a request's header may take, waiting for its first byte included. Longer than the
+    /// How long a new connection may take for its first whole header. Connections that ask for
+    /// nothing must not lock a scraper out for long.
+    first_request_max: Duration,
+    /// How long each later header may take, waiting for its first byte included. Longer than the
     /// usual scrape interval of a minute, so that scrapers keep their connection.
     header_read_timeout: Duration,
     /// Bytes of a request's header.
@@ -233,6 +254,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 256,
+            first_request_max: Duration::from_secs(10),
             header_read_timeout: Duration::from_secs(70),
             buffer_bytes_max: 16 * 1_024,
             age_max: Duration::from_secs(600),
@@ -422,6 +444,27 @@ mod tests {
         let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "an old idle connection stays");
         old.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_first_request_is_ended_and_an_idle_one_is_kept() {
+        let short = Duration::from_millis(300);
+        let server = start(Limits { first_request_max: short, ..Limits::default() }, 0).await;
+        let mut asking = idle(&server).await;
+        let mut silent = server.connect().await;
+        let mut slow = server.connect().await;
+        slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+        for client in [&mut silent, &mut slow] {
+            let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+            assert!(ended.is_ok(), "a connection that asks for nothing stays");
+        }
+        // Older than both of them, and still there.
+        let request = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        asking.write_all(request).await.unwrap();
+        let mut rest = String::new();
+        timeout(SOON, asking.read_to_string(&mut rest)).await.unwrap().unwrap();
+        assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+        server.stop().await;
     }
 
     #[tokio::test]

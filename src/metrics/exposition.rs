@@ -354,6 +354,7 @@ mod tests {
                 threads: None,
             },
             report_samples_dropped: 3,
+            log_lines_dropped: 5,
             http_connections_refused: 4,
             probes: vec![probe(), unused_probe()],
             echoes: vec![EchoSnapshot {

@@ -287,6 +287,13 @@ pub static CATALOGUE: &[Family] = &[
         ..PROGRAM
     },
     Family {
+        name: "rttscope_log_lines_dropped_total",
+        kind: Kind::Counter,
+        help: "Log lines that standard error was too slow for, or closed to.",
+        read: Read::Program(|snapshot, out| out.whole(&[], snapshot.log_lines_dropped)),
+        ..PROGRAM
+    },
+    Family {
         name: "rttscope_http_connections_refused_total",
         kind: Kind::Counter,
         help: "HTTP connections closed at once: the limit was reached.",

@@ -69,6 +69,7 @@ pub struct BuildInfo {
 pub struct Stats {
     registered: Mutex<Registered>,
     report_samples_dropped: AtomicU64,
+    log_lines_dropped: AtomicU64,
     http_connections_refused: AtomicU64,
 }
 
@@ -83,6 +84,8 @@ pub struct Snapshot {
     pub process: ProcessUsage,
     /// Samples that the JSON writer was too slow for.
     pub report_samples_dropped: u64,
+    /// Log lines that standard error was too slow for, or closed to.
+    pub log_lines_dropped: u64,
     /// HTTP connections closed at once: the limit was reached.
     pub http_connections_refused: u64,
     /// Probed targets, in the order in which they were added.
@@ -380,6 +383,11 @@ impl Stats {
         self.report_samples_dropped.fetch_add(samples, Ordering::Relaxed);
     }
 
+    /// Counts a log line that standard error was too slow for, or closed to.
+    pub fn count_log_line_dropped(&self) {
+        self.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts an HTTP connection that was closed at once.
     pub fn count_http_connection_refused(&self) {
         self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
@@ -402,6 +410,7 @@ impl Stats {
             capabilities,
             process: ProcessUsage::default(),
             report_samples_dropped: self.report_samples_dropped.load(Ordering::Relaxed),
+            log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             probes: probes.iter().map(|series| series.snapshot()).collect(),
             echoes: listeners,

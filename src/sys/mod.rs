@@ -47,7 +47,7 @@ mod tests;
 
 pub use capability::{Detected, detect};
 pub use io::{Io, Waker};
-pub use signal::end_signal;
+pub use signal::EndSignals;
 
 use socket2::Socket;
 

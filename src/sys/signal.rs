@@ -1,35 +1,69 @@
-//! Being asked to end. Runs on the control plane's runtime.
+//! Being asked to end, by a signal or a console's event. Runs on a tokio runtime.
 
-use std::future::Future;
 use std::io;
 
-/// Catches what asks the program to end, from now on; the future completes at the first one, with
-/// its name. To be called inside the runtime, before anybody is told that the program is up.
-///
-/// # Errors
-/// If the handlers cannot be installed.
-#[cfg(unix)]
-pub fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        }
-    })
+/// What asks the program to end, caught from the moment of [`EndSignals::catch`] on.
+#[derive(Debug)]
+pub struct EndSignals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(windows)]
+    pressed: tokio::signal::windows::CtrlC,
+    #[cfg(windows)]
+    broken: tokio::signal::windows::CtrlBreak,
+    #[cfg(windows)]
+    closed: tokio::signal::windows::CtrlClose,
+    #[cfg(windows)]
+    shutdown: tokio::signal::windows::CtrlShutdown,
 }
 
-/// Catches Ctrl-C from now on.
-///
-/// # Errors
-/// If the handler cannot be installed.
+#[cfg(unix)]
+impl EndSignals {
+    /// To be called inside a runtime, before anybody is told that the program is up.
+    ///
+    /// # Errors
+    /// If the handlers cannot be installed.
+    pub fn catch() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { interrupt, terminate })
+    }
+
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
 #[cfg(windows)]
-pub fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
-    let mut pressed = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        pressed.recv().await;
-        "Ctrl-C"
-    })
+impl EndSignals {
+    /// To be called inside a runtime, before anybody is told that the program is up.
+    ///
+    /// # Errors
+    /// If the handlers cannot be installed.
+    pub fn catch() -> io::Result<Self> {
+        use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+        Ok(Self {
+            pressed: ctrl_c()?,
+            broken: ctrl_break()?,
+            closed: ctrl_close()?,
+            shutdown: ctrl_shutdown()?,
+        })
+    }
+
+    /// The name of the next one. After a close or a shutdown the system waits a few seconds only.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.pressed.recv() => "Ctrl-C",
+            _ = self.broken.recv() => "Ctrl-Break",
+            _ = self.closed.recv() => "console closed",
+            _ = self.shutdown.recv() => "shutdown",
+        }
+    }
 }

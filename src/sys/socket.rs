@@ -22,29 +22,59 @@ pub struct SocketOptions {
     pub ttl: Option<u8>,
 }
 
+/// Why there is no socket for a prober.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{error}", .option.as_ref().map_or_else(String::new, |option| format!("{option}: ")))]
+pub struct ProberError {
+    /// The option that failed, as a user writes it; `None` if it was no option.
+    pub option: Option<String>,
+    error: io::Error,
+}
+
+impl ProberError {
+    /// The errno; 0 if there was none.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        self.error.raw_os_error().unwrap_or(0)
+    }
+}
+
+impl From<io::Error> for ProberError {
+    fn from(error: io::Error) -> Self {
+        Self { option: None, error }
+    }
+}
+
+impl From<ProberError> for io::Error {
+    fn from(error: ProberError) -> Self {
+        Self::new(error.error.kind(), error)
+    }
+}
+
 /// A socket ready to connect to `to`.
 ///
 /// # Errors
-/// The errno of the option that failed, with the option's flag in the message.
-pub fn prober(to: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+/// The system's error, with the option that failed.
+pub fn prober(to: SocketAddr, options: &SocketOptions) -> Result<Socket, ProberError> {
+    let named = |option: String| |error| ProberError { option: Some(option), error };
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(name) = &options.interface {
         platform::bind_interface(&socket, name, to.is_ipv6())
-            .map_err(|error| named(&error, &format!("--interface {name}")))?;
+            .map_err(named(format!("--interface {name}")))?;
     }
     if let Some(dscp) = options.dscp {
         platform::set_traffic_class(&socket, to.is_ipv6(), u32::from(dscp) << 2)
-            .map_err(|error| named(&error, &format!("--dscp {dscp}")))?;
+            .map_err(named(format!("--dscp {dscp}")))?;
     }
     if let Some(ttl) = options.ttl {
         let hops = u32::from(ttl);
         let set =
             if to.is_ipv6() { socket.set_unicast_hops_v6(hops) } else { socket.set_ttl_v4(hops) };
-        set.map_err(|error| named(&error, &format!("--ttl {ttl}")))?;
+        set.map_err(named(format!("--ttl {ttl}")))?;
     }
     if let Some(source) = options.source {
         let from = SocketAddr::new(source, 0);
-        socket.bind(&from.into()).map_err(|error| named(&error, &format!("--source {source}")))?;
+        socket.bind(&from.into()).map_err(named(format!("--source {source}")))?;
     }
     tune(&socket)?;
     platform::keep_bursts_unpaced(&socket);
@@ -89,10 +119,6 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || platform::family_unsupported(error)
-}
-
-fn named(error: &io::Error, flag: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{flag}: {error}"))
 }
 
 /// Connections that the kernel completes before we accept them.

@@ -114,6 +114,27 @@ fn local_listener() -> (TcpListener, SocketAddr) {
     (listener, to)
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_that_cannot_be_made_names_the_option_and_keeps_the_errno() {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let check = |options: SocketOptions, option: &str, errno: i32| {
+        let error = socket::prober(to, &options).unwrap_err();
+        assert_eq!((error.option.as_deref(), error.errno()), (Some(option), errno), "{error}");
+        assert!(error.to_string().starts_with(&format!("{option}: ")), "{error}");
+    };
+    let interface = Some("nosuch0".to_owned());
+    check(
+        SocketOptions { interface, ..SocketOptions::default() },
+        "--interface nosuch0",
+        libc::ENODEV,
+    );
+    // Nobody's address (RFC 5737).
+    let source = Some("192.0.2.1".parse().unwrap());
+    let options = SocketOptions { source, ..SocketOptions::default() };
+    check(options, "--source 192.0.2.1", libc::EADDRNOTAVAIL);
+}
+
 #[test]
 fn bytes_arrive_in_order_with_stamps_that_belong_to_them() {
     on_every_backend(|options| {

@@ -1,5 +1,6 @@
 //! The flows of one worker, without any I/O: who they are, what they share, when they are due.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
@@ -8,7 +9,7 @@ use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::probe::Probe;
 use crate::stats::{EchoSeries, ProbeSeries};
-use crate::sys::socket::SocketOptions;
+use crate::sys::socket::{ProberError, SocketOptions};
 use crate::time::{Mono, Now};
 
 /// The flows of one worker.
@@ -113,6 +114,15 @@ impl Answering {
 }
 
 impl Probing {
+    /// Says why there is no socket to connect with, once for each change.
+    pub(super) fn log_no_socket(&mut self, failure: Failure, to: SocketAddr, why: &ProberError) {
+        if self.logged != Some(failure) {
+            self.logged = Some(failure);
+            let name = self.series.target();
+            tracing::warn!(name, %to, %why, "no socket; trying again");
+        }
+    }
+
     /// Says when a connection comes and goes, once for each change.
     pub(super) fn log(&mut self, event: &Event<'_>) {
         let (target, address) = (self.series.target(), self.series.address());

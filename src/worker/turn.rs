@@ -264,9 +264,9 @@ impl Turn {
                 None
             }
             Err(error) => {
-                let target = probing.series.target();
-                tracing::debug!(target_name = target, %to, %error, "could not open a socket");
-                Some(Failure::Local(error.raw_os_error().unwrap_or(0)))
+                let failure = Failure::Local(error.errno());
+                probing.log_no_socket(failure, to, &error);
+                Some(failure)
             }
         }
     }

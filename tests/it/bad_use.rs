@@ -109,6 +109,7 @@ fn help_and_version_are_not_bad_use() {
 
 on_each_io! {
     what_is_taken_or_not_ours_ends_with_a_reason,
+    socket_options_that_cannot_work_end_with_a_reason,
 }
 
 fn what_is_taken_or_not_ours_ends_with_a_reason(site: &Site) {
@@ -130,6 +131,29 @@ fn what_is_taken_or_not_ours_ends_with_a_reason(site: &Site) {
         assert!(!text.contains("panicked"), "{text}");
     }
     assert!(matches!(site.io, Io::Uring | Io::Poll));
+}
+
+fn socket_options_that_cannot_work_end_with_a_reason(site: &Site) {
+    for (words, option) in [
+        ("127.0.0.1:1 --interface=nosuch0", "--interface nosuch0: No such device"),
+        ("localhost:1 --interface=nosuch0", "--interface nosuch0: No such device"),
+        // Nobody's address (RFC 5737).
+        ("127.0.0.1:1 --source=192.0.2.1", "--source 192.0.2.1: Cannot assign"),
+        ("localhost:1 --source=192.0.2.1", "--source 192.0.2.1: "),
+        ("[::1]:1 --source=127.0.0.1", "--source 127.0.0.1: "),
+        ("127.0.0.1:1 [::1]:1 --source=127.0.0.1", "--source 127.0.0.1: "),
+    ] {
+        let words = format!("probe {words} --io={} --log.level=error", site.io.name());
+        let ending = Run::start(&Place::Here, &words).wait();
+        assert_eq!(ending.code, Some(3), "{words}: {:?}", ending.stderr);
+        assert_eq!(ending.stderr.len(), 1, "{words}: {:?}", ending.stderr);
+        let line = &ending.stderr[0];
+        assert!(line.contains(option) && line.contains("; write"), "{words}: {line}");
+    }
+    // Good for one of the families that a name may have.
+    let words = "probe localhost:1 --source=127.0.0.1 --count=1 --interval=10ms --timeout=10ms";
+    let ending = Run::start(&Place::Here, &format!("{words} --io={}", site.io.name())).wait();
+    assert_eq!(ending.code, Some(1), "{:?}", ending.stderr);
 }
 
 fn check_complaint(words: &str, hint: &str) {

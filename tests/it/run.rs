@@ -68,6 +68,15 @@ impl Run {
         Self::start_with(place, &arguments)
     }
 
+    /// Starts the binary with these words and output pipes; one of them that is not
+    /// [`Stdio::piped`] has no lines here.
+    pub(crate) fn start_into(place: &Place, words: &str, stdout: Stdio, stderr: Stdio) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rttscope"));
+        command.args(words.split_whitespace()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command.stdout(stdout).stderr(stderr);
+        Self::spawn_into(place, command, words.to_owned())
+    }
+
     /// Starts the binary with these arguments.
     pub(crate) fn start_with(place: &Place, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rttscope"));
@@ -77,12 +86,16 @@ impl Run {
 
     /// Starts any command; `words` is what failures call it.
     pub(crate) fn spawn(place: &Place, mut command: Command, words: String) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn_into(place, command, words)
+    }
+
+    fn spawn_into(place: &Place, mut command: Command, words: String) -> Self {
         // A group of its own: a terminal's Ctrl-C reaches the tests, and they kill it.
-        command.process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).stdin(Stdio::null());
         let mut child = spawn_for_life(place.clone(), command);
-        let stdout = Lines::collect(child.stdout.take().unwrap());
-        let stderr = Lines::collect(child.stderr.take().unwrap());
+        let stdout = child.stdout.take().map_or_else(Lines::none, Lines::collect);
+        let stderr = child.stderr.take().map_or_else(Lines::none, Lines::collect);
         Self { child, words, place: place.clone(), stdout, stderr }
     }
 
@@ -237,6 +250,12 @@ impl Drop for Run {
 }
 
 impl Lines {
+    fn none() -> Self {
+        let lines = Self::default();
+        lines.shared.0.lock().unwrap().ended = true;
+        lines
+    }
+
     fn collect(pipe: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let collector = lines.clone();

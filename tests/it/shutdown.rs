@@ -1,7 +1,9 @@
 //! SIGINT and SIGTERM: the end comes within a second, listeners are closed, and what was measured
 //! last is still told.
 
+use std::io::{PipeWriter, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -18,6 +20,9 @@ on_each_io! {
     a_responder_closes_its_connections_and_ends,
     both_end_together,
     a_prober_that_waits_for_anything_ends_as_soon,
+    a_reader_that_has_stopped_does_not_hold_up_the_end,
+    the_second_signal_ends_the_process_at_once,
+    standard_error_that_is_closed_or_full_changes_nothing,
 }
 
 /// The promise. A machine may be busy for a moment, so that one of [`ATTEMPTS`] has to keep it.
@@ -109,6 +114,84 @@ fn a_prober_that_waits_for_anything_ends_as_soon(site: &Site) {
         assert_eq!(ending.code, Some(1), "nothing was received");
         assert!(Report::parse(&ending.stdout).summary.is_some());
     }
+}
+
+fn a_reader_that_has_stopped_does_not_hold_up_the_end(site: &Site) {
+    let serve = site.serve("");
+    let words = format!(
+        "probe {} --io={} --interval=200us --timeout=100ms --json \
+         --web.listen-address=127.0.0.1:0",
+        serve.responder_address(),
+        site.io.name()
+    );
+    let (_never_read, stdout) = std::io::pipe().unwrap();
+    let place = site.prober_place();
+    let mut probe = Run::start_into(&place, &words, stdout.into(), Stdio::piped());
+    // The pipe is full, and so is the queue before it.
+    probe.scrape_until("dropped lines", |exposition| {
+        exposition.count("rttscope_report_samples_dropped_total", &[]) > 0
+    });
+    probe.signal(Signal::TERM);
+    let ending = probe.wait();
+    assert_eq!(ending.code, Some(0), "something was received");
+    let log = ending.stderr.join("\n");
+    assert!(log.contains("standard output is not read"), "{log}");
+    assert!(log.contains("lines are missing") && log.contains("dropped="), "{log}");
+}
+
+fn the_second_signal_ends_the_process_at_once(site: &Site) {
+    let silent = Server::start(&site.responder_place(), site.responder_ip(), servers::never_reply);
+    let mut codes = Vec::new();
+    // The first signal's end takes a moment only; the second one has to come within it.
+    for _ in 0..ATTEMPTS {
+        let words = format!("{} --interval=10ms --timeout=10s --json", silent.address);
+        let mut probe = site.probe(&words);
+        probe.http_address();
+        silent.wait_for_bytes(16, PATIENCE);
+        probe.signal(Signal::TERM);
+        probe.wait_for_stderr("stopping");
+        probe.signal(Signal::INT);
+        codes.push(probe.wait().code);
+        if codes.last() == Some(&Some(3)) {
+            return;
+        }
+    }
+    panic!("ended with {codes:?}");
+}
+
+fn standard_error_that_is_closed_or_full_changes_nothing(site: &Site) {
+    let serve = site.serve("");
+    let words = format!(
+        "probe {} --io={} --interval=5ms --count=20 --json",
+        serve.responder_address(),
+        site.io.name()
+    );
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let (_never_read, full) = std::io::pipe().unwrap();
+    fill(full.try_clone().unwrap());
+    for (name, stderr) in [("closed", closed), ("full", full)] {
+        let mut probe =
+            Run::start_into(&site.prober_place(), &words, Stdio::piped(), stderr.into());
+        let ending = probe.wait();
+        assert_eq!((ending.code, ending.signal), (Some(0), None), "{name}");
+        let report = Report::parse(&ending.stdout);
+        assert_eq!(report.probes.len(), 20, "{name}");
+        assert!(report.summary.is_some(), "{name}");
+    }
+}
+
+/// Writes until the pipe takes nothing more, and then waits for its reader, in the background.
+fn fill(mut pipe: PipeWriter) {
+    let (written, writing) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while pipe.write_all(&[b'\n'; 4_096]).is_ok() {
+            let _ = written.send(());
+        }
+    });
+    // Nothing more for a while: it is full. A machine that paused the thread loses a true failure
+    // of the test, and gets no false one.
+    while writing.recv_timeout(Duration::from_millis(300)).is_ok() {}
 }
 
 /// Starts, signals, waits; once or more, until one end came within the promised time.
