@@ -96,8 +96,11 @@ impl Lab {
     /// Two namespaces joined by a veth pair that carries IPv4 and IPv6.
     pub(crate) fn new() -> io::Result<Self> {
         let lab = Self { prober: Namespace::new()?, responder: Namespace::new()? };
+        // Ends with the same index in their namespaces look like one device to the kernel, which
+        // then tells of a carrier up to a second late, and IPv6 waits for that (link_watch.c).
         lab.prober.ip(&format!(
-            "link add {PROBER_INTERFACE} type veth peer name {RESPONDER_INTERFACE} netns {}",
+            "link add {PROBER_INTERFACE} index 11 type veth \
+             peer name {RESPONDER_INTERFACE} index 12 netns {}",
             lab.responder.path()
         ))?;
         let ends = [
