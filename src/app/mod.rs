@@ -24,7 +24,7 @@ use crate::probe::{ProbeSettings, Wire};
 use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
 use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
-use crate::sys::{self, Detected, IoOptions, clock, socket};
+use crate::sys::{self, Detected, IoOptions, Priority, clock, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
 
@@ -49,6 +49,12 @@ pub fn run(config: &Config) -> Result<Verdict> {
         .enable_all()
         // Lookups that hang must not keep the metrics from being written.
         .max_blocking_threads(limits::LOOKUPS_MAX + METRICS_THREADS)
+        // They resolve and encode: a measuring thread that wakes up goes first.
+        .on_thread_start(|| {
+            if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
+                tracing::debug!(%error, "background threads keep their priority");
+            }
+        })
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
@@ -452,6 +458,8 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
     }
 }
 
+/// Nice value of threads that nobody waits for within a millisecond.
+const BACKGROUND_NICE: i32 = 10;
 /// Threads of the blocking pool that lookups leave alone.
 const METRICS_THREADS: usize = 2;
 /// How long probes in flight may settle after a signal.

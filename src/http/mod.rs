@@ -1,19 +1,23 @@
 //! The HTTP control plane: requests in, pages made from a snapshot out. It runs on the control
 //! plane's runtime and never touches a measuring thread: a scrape copies what the series hold.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -164,14 +168,41 @@ async fn exposition(State(state): State<HttpState>, headers: HeaderMap) -> Respo
         snapshot.process = process_usage();
         let snapshot = Arc::new(snapshot);
         if open_metrics {
-            ([(CONTENT_TYPE, OPEN_METRICS)], metrics::open_metrics_text(snapshot))
+            ([(CONTENT_TYPE, OPEN_METRICS)], in_parts(metrics::open_metrics_text(snapshot)))
         } else {
-            ([(CONTENT_TYPE, PROMETHEUS_TEXT)], metrics::prometheus_text(snapshot))
+            ([(CONTENT_TYPE, PROMETHEUS_TEXT)], in_parts(metrics::prometheus_text(snapshot)))
         }
     });
     match encoding.await {
         Ok(exposition) => exposition.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// A body that goes to the kernel in parts: one write of many MB would hold its CPU for
+/// milliseconds on a kernel without preemption, and a measuring thread may be waiting for it.
+fn in_parts(text: String) -> Body {
+    Body::new(Parts(text.into()))
+}
+
+/// What is left of a body.
+struct Parts(Bytes);
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = self.0.len().min(PART_BYTES);
+        let part = self.0.split_to(bytes);
+        Poll::Ready((bytes > 0).then(|| Ok(Frame::data(part))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.0.len()).unwrap_or(u64::MAX))
     }
 }
 
@@ -209,6 +240,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// Bytes of a body that are written at once.
+const PART_BYTES: usize = 64 * 1_024;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

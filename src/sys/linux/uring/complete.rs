@@ -103,10 +103,7 @@ impl Uring {
             }
             match -result {
                 0 => self.fail(key, Failure::Eof),
-                libc::ENOBUFS | libc::EINTR | libc::EAGAIN => {
-                    let armed = self.arm_receive(key);
-                    self.fail_on_error(key, armed);
-                }
+                libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.starved.push(key),
                 errno => self.fail(key, failure(&io::Error::from_raw_os_error(errno))),
             }
             return None;
@@ -114,7 +111,7 @@ impl Uring {
         let header = connection.receive_header.as_ref();
         let stamps = header.map_or_else(RxStamps::default, |header| header.decode().stamps);
         self.lent = buffer;
-        self.rearm = Some(key);
+        self.rearm.push(key);
         Some((Ready::Received(stamps), bytes))
     }
 
@@ -145,15 +142,13 @@ impl Uring {
             connection.sending.clear();
             std::mem::swap(&mut connection.sending, &mut connection.queued);
         }
-        let (more, starved) = (!connection.sending.is_empty(), !connection.receiving);
+        let more = !connection.sending.is_empty();
         if let Some(late_bytes) = late_bytes {
             self.stamp_transmits(key, late_bytes);
         }
         let pushed = if more { self.push_send(key) } else { Ok(()) };
-        let armed = pushed.and_then(|()| match starved && self.rearm != Some(key) {
-            true => self.arm_receive(key),
-            false => Ok(()),
-        });
+        // A backlog that has shrunk lets the connection receive again.
+        let armed = pushed.and_then(|()| self.arm_receive(key));
         self.fail_on_error(key, armed);
         None
     }

@@ -52,8 +52,11 @@ pub struct Uring {
     pending: Pending,
     /// The buffer that the last completion borrowed.
     lent: Option<u16>,
-    /// The connection whose last receive was handed out and that wants to receive again.
-    rearm: Option<u32>,
+    /// Connections to receive from again, once the next wait submits.
+    rearm: Vec<u32>,
+    /// Connections that found no buffer, armed before the others: else, under overload, those
+    /// that were served would be served again, and again.
+    starved: Vec<u32>,
     wake: Arc<OwnedFd>,
     wake_count: Box<[u8; 8]>,
     /// The number of the read that waits for a wake-up.
@@ -93,7 +96,8 @@ impl Uring {
             by_flow: Vec::new(),
             pending: Pending::new(),
             lent: None,
-            rearm: None,
+            rearm: Vec::new(),
+            starved: Vec::new(),
             wake: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?),
             wake_count: Box::new([0; 8]),
             wake_armed: 0,
@@ -238,6 +242,7 @@ impl Uring {
     /// Those of io_uring_enter(2).
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
+        self.arm_again();
         if !self.pending.is_empty() || !self.ring.completion().is_empty() {
             return self.submit();
         }
@@ -277,10 +282,18 @@ impl Uring {
         if let Some(buffer) = self.lent.take() {
             self.buffers.give_back(buffer);
         }
-        if let Some(key) = self.rearm.take() {
+    }
+
+    /// Receives again where the last turn received, and first where it found no buffer.
+    fn arm_again(&mut self) {
+        let mut waiting = std::mem::take(&mut self.starved);
+        waiting.append(&mut self.rearm);
+        for &key in &waiting {
             let armed = self.arm_receive(key);
             self.fail_on_error(key, armed);
         }
+        waiting.clear();
+        self.starved = waiting;
     }
 
     /// Takes completions off the ring until one means something to a flow; the number is how many
@@ -360,9 +373,9 @@ impl Uring {
         connection.closing = true;
         let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
         self.by_flow[flow.index()] = NONE;
-        if self.rearm == Some(key) {
-            self.rearm = None;
-        }
+        // The key may soon be another connection's.
+        self.rearm.retain(|&waiting| waiting != key);
+        self.starved.retain(|&waiting| waiting != key);
         if outstanding == 0 {
             self.free_if_idle(key);
             return;
