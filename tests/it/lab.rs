@@ -4,16 +4,18 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::kernel;
+use crate::run::PATIENCE;
 
 /// One network namespace.
 #[derive(Clone, Debug)]
@@ -114,7 +116,27 @@ impl Lab {
             namespace.ip(&format!("address add {link_local}/64 dev {interface} nodad"))?;
             namespace.ip(&format!("link set {interface} up"))?;
         }
+        lab.wait_until_up()?;
         Ok(lab)
+    }
+
+    /// A link drops what is sent before the kernel has noticed its carrier, and a SYN that is lost
+    /// comes again after a second: waits until somebody at the other end refuses a connection.
+    fn wait_until_up(&self) -> io::Result<()> {
+        let started = Instant::now();
+        for v6 in [false, true] {
+            let nobody = SocketAddr::new(ip_of(RESPONDER_IPS, v6), 9);
+            let attempt = || TcpStream::connect_timeout(&nobody, Duration::from_millis(50));
+            while let Err(error) = self.prober.run(attempt)
+                && error.kind() != io::ErrorKind::ConnectionRefused
+            {
+                if started.elapsed() > PATIENCE {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 }
 
