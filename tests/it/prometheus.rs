@@ -109,8 +109,8 @@ impl Server {
         let config = folder.path().join("prometheus.yml");
         let text = format!(
             "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\n\
-             scrape_configs: [{{job_name: rttscope, \
-             static_configs: [{{targets: ['{scraped}']}}]}}]\n"
+             scrape_configs:\n\
+             - {{job_name: rttscope, static_configs: [{{targets: ['{scraped}']}}]}}\n"
         );
         std::fs::write(&config, text).unwrap();
         // It does not say which port it got when asked for any, so one that is free just now.
