@@ -1,8 +1,10 @@
 //! The committed object, loaded by libbpf. Frames flow in, events flow out; what the programs
 //! answer is checked for every frame.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::sync::Mutex;
 
 use libbpf_rs::{
     ErrorKind, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramType,
@@ -154,9 +156,14 @@ pub(crate) fn key(v6: bool) -> FlowKey {
     }
 }
 
-/// Says that a test was skipped, where people and `xtask` look.
+/// Says once that a test was skipped, where people and `xtask` look.
 #[expect(clippy::print_stderr, reason = "libtest has no way to skip at run time")]
 pub(crate) fn report_skip(test: &str, reason: &str) {
+    // A test loads the object for each of its scripts.
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if !TOLD.lock().unwrap().insert(test.to_owned()) {
+        return;
+    }
     // One write a line: tests run side by side.
     let line = format!("SKIP ebpf::{test}: {reason}\n");
     eprint!("{line}");
