@@ -12,7 +12,7 @@
 ///
 /// An IPv4 address is stored mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), so that one map
 /// serves both families and equal flows have equal bytes.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The address in network byte order, IPv4 mapped.
@@ -41,7 +41,10 @@ impl Endpoint {
 
 /// A connection attempt, seen from our side. The key under which the time of a SYN is kept until
 /// its answer comes: the program reverses the answer's ends to find it.
-#[repr(C)]
+///
+/// Aligned to eight bytes, so that the program copies it by words: a call of `memcpy` compares
+/// pointers, which the verifier allows to holders of `CAP_PERFMON` only.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Our end.
@@ -50,7 +53,7 @@ pub struct FlowKey {
     pub remote: Endpoint,
 }
 
-/// What is remembered of a SYN until its answer comes.
+/// What is known of the SYNs of one attempt.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SynSent {
@@ -58,30 +61,122 @@ pub struct SynSent {
     pub first_ns: u64,
     /// When the last SYN left: the same unless it was retransmitted.
     pub last_ns: u64,
-    /// Its sequence number, host byte order; an answer acknowledges it plus one.
+    /// Their sequence number, host byte order; an answer acknowledges it plus one.
     pub sequence: u32,
     /// How many SYNs left, the first included.
     pub syns: u32,
 }
 
-/// One answered connection attempt, as the ring buffer carries it.
+/// An attempt under way: the value of the map [`names::ATTEMPTS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SynEvent {
+pub struct Attempt {
+    /// Its SYNs.
+    pub sent: SynSent,
+    /// [`stage::WAITING`] or [`stage::OPEN`].
+    pub stage: u32,
+    /// The sequence number of the SYN-ACK, host byte order; zero before it came.
+    pub answer_sequence: u32,
+}
+
+/// Something that happened to an attempt, as the ring buffer carries it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptEvent {
     /// Which attempt.
     pub key: FlowKey,
-    /// What was remembered of its SYN.
+    /// Its SYNs until then.
     pub sent: SynSent,
-    /// When the answer arrived, `CLOCK_MONOTONIC`.
-    pub answered_ns: u64,
-    /// The answer's TCP flags byte (RFC 9293 section 3.1): SYN and ACK, or RST.
-    pub tcp_flags: u8,
-    /// Explicit padding to a multiple of eight bytes; always zero.
-    pub zero: [u8; 7],
+    /// When it happened, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// What happened: one of [`kind`].
+    pub kind: u32,
+    /// The packet's TCP flags byte (RFC 9293 section 3.1).
+    pub tcp_flags: u32,
+}
+
+impl AttemptEvent {
+    /// From the last SYN to the event, in nanoseconds: the round trip of an answer.
+    ///
+    /// An answer to an earlier SYN that overtakes the last one's answer looks shorter than it is:
+    /// TCP alone cannot tell them apart (Karn's ambiguity), so a reader distrusts the round trip
+    /// of a retransmitted attempt when it needs certainty.
+    #[must_use]
+    pub const fn rtt_ns(&self) -> u64 {
+        self.at_ns.saturating_sub(self.sent.last_ns)
+    }
+
+    /// From the first SYN to the event, in nanoseconds.
+    #[must_use]
+    pub const fn elapsed_ns(&self) -> u64 {
+        self.at_ns.saturating_sub(self.sent.first_ns)
+    }
+
+    /// How many SYNs left after the first.
+    #[must_use]
+    pub const fn retransmits(&self) -> u32 {
+        self.sent.syns.saturating_sub(1)
+    }
+}
+
+/// What an [`AttemptEvent`] tells.
+pub mod kind {
+    /// The SYN was answered by SYN-ACK: the port is open.
+    pub const OPEN: u32 = 1;
+    /// The SYN was answered by RST: the port is closed.
+    pub const REFUSED: u32 = 2;
+    /// Our side acknowledged the SYN-ACK: the handshake that should stay half-open is complete.
+    pub const COMPLETED: u32 = 3;
+}
+
+/// How far an [`Attempt`] got.
+pub mod stage {
+    /// No answer yet.
+    pub const WAITING: u32 = 0;
+    /// Answered by SYN-ACK; our side has said nothing since.
+    pub const OPEN: u32 = 1;
+}
+
+/// Indices of the per-CPU map [`names::COUNTERS`], whose values are `u64`.
+pub mod counter {
+    /// Events that found the ring buffer full.
+    pub const EVENTS_LOST: u32 = 0;
+    /// SYNs that could not be remembered: their attempts have no events.
+    pub const ATTEMPTS_LOST: u32 = 1;
+    /// How many there are.
+    pub const COUNT: usize = 2;
+}
+
+/// Names in the object, by which a loader finds its parts.
+pub mod names {
+    /// The program for packets that leave; a `classifier` that always says `TCX_NEXT`.
+    pub const EGRESS: &str = "rtt_egress";
+    /// The program for packets that arrive; likewise.
+    pub const INGRESS: &str = "rtt_ingress";
+    /// Array of `u64`: the local ports to watch, as a bitmap; see [`super::port_bit`].
+    pub const PORTS: &str = "RTT_PORTS";
+    /// LRU hash from [`super::FlowKey`] to [`super::Attempt`].
+    pub const ATTEMPTS: &str = "RTT_ATTEMPTS";
+    /// Ring buffer of [`super::AttemptEvent`].
+    pub const EVENTS: &str = "RTT_EVENTS";
+    /// Per-CPU array of `u64`, indexed by [`super::counter`].
+    pub const COUNTERS: &str = "RTT_COUNTERS";
+}
+
+/// Words of the bitmap in [`names::PORTS`]: one bit a port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Where a port's bit is in [`names::PORTS`]: the index of its word, and the mask inside.
+#[must_use]
+pub const fn port_bit(port: u16) -> (u32, u64) {
+    // `as` widens; `From` is not const.
+    ((port >> 6) as u32, 1 << (port & 63))
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
     use core::mem::{align_of, offset_of, size_of};
 
     use super::*;
@@ -97,7 +192,7 @@ mod tests {
     fn layouts_are_fixed_and_without_hidden_padding() {
         check::<Endpoint>(
             20,
-            1,
+            4,
             &[
                 (offset_of!(Endpoint, address_be), 0),
                 (offset_of!(Endpoint, port_be), 16),
@@ -106,7 +201,7 @@ mod tests {
         );
         check::<FlowKey>(
             40,
-            1,
+            8,
             &[(offset_of!(FlowKey, local), 0), (offset_of!(FlowKey, remote), 20)],
         );
         check::<SynSent>(
@@ -119,17 +214,51 @@ mod tests {
                 (offset_of!(SynSent, syns), 20),
             ],
         );
-        check::<SynEvent>(
+        check::<Attempt>(
+            32,
+            8,
+            &[
+                (offset_of!(Attempt, sent), 0),
+                (offset_of!(Attempt, stage), 24),
+                (offset_of!(Attempt, answer_sequence), 28),
+            ],
+        );
+        check::<AttemptEvent>(
             80,
             8,
             &[
-                (offset_of!(SynEvent, key), 0),
-                (offset_of!(SynEvent, sent), 40),
-                (offset_of!(SynEvent, answered_ns), 64),
-                (offset_of!(SynEvent, tcp_flags), 72),
-                (offset_of!(SynEvent, zero), 73),
+                (offset_of!(AttemptEvent, key), 0),
+                (offset_of!(AttemptEvent, sent), 40),
+                (offset_of!(AttemptEvent, at_ns), 64),
+                (offset_of!(AttemptEvent, kind), 72),
+                (offset_of!(AttemptEvent, tcp_flags), 76),
             ],
         );
+    }
+
+    #[test]
+    fn every_port_has_a_bit_of_its_own() {
+        let mut words = [0_u64; PORT_WORDS];
+        for port in 0..=u16::MAX {
+            let (word, mask) = port_bit(port);
+            let word = &mut words[usize::try_from(word).unwrap()];
+            assert_eq!(*word & mask, 0, "port {port}");
+            *word |= mask;
+        }
+        assert_eq!(words, [u64::MAX; PORT_WORDS]);
+    }
+
+    #[test]
+    fn a_round_trip_starts_at_the_last_syn() {
+        let end = Endpoint::v4([192, 0, 2, 1], [0, 80]);
+        let event = AttemptEvent {
+            key: FlowKey { local: end, remote: end },
+            sent: SynSent { first_ns: 100, last_ns: 1_100, sequence: 7, syns: 2 },
+            at_ns: 1_400,
+            kind: kind::OPEN,
+            tcp_flags: 0x12,
+        };
+        assert_eq!((event.rtt_ns(), event.elapsed_ns(), event.retransmits()), (300, 1_300, 1));
     }
 
     #[test]

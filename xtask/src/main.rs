@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a task's duration is shown, not measured")]
 
 mod bench;
+mod build_ebpf;
 mod check_foreign;
 mod deny;
 mod fuzz;
@@ -34,6 +35,8 @@ enum Task {
     Tidy,
     /// Type-checks the portable build for Windows and macOS.
     CheckForeign(check_foreign::Options),
+    /// Builds the committed eBPF object, byte-reproducibly.
+    BuildEbpf(build_ebpf::Options),
     /// Holds the dependencies to `.deny.toml`.
     Deny,
     /// Runs the fuzz targets for a bounded time.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Tidy => tidy::run(),
         Task::CheckForeign(options) => check_foreign::run(&options),
+        Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),

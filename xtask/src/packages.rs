@@ -5,9 +5,9 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// A program that some task runs, and the Debian package that has it.
+/// Something that a task needs, and the Debian package that has it.
 pub struct Tool {
-    /// The program's name, looked for on the search path.
+    /// A program's name, looked for on the search path, or the whole path of a file.
     pub program: &'static str,
     /// The Debian package.
     pub package: &'static str,
@@ -16,16 +16,22 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 4] = [
+pub const TEST: [Tool; 8] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
     Tool { program: "unshare", package: "util-linux", purpose: "tests in network namespaces" },
     Tool { program: "prometheus", package: "prometheus", purpose: "a scrape by the real server" },
+    Tool { program: "pkg-config", package: "pkg-config", purpose: LIBBPF },
+    Tool { program: "/usr/include/libelf.h", package: "libelf-dev", purpose: LIBBPF },
+    Tool { program: "/usr/include/zlib.h", package: "zlib1g-dev", purpose: LIBBPF },
+    Tool { program: "setpriv", package: "util-linux", purpose: "tests with few capabilities" },
     Tool { program: "promtool", package: "prometheus", purpose: "linting the metrics page" },
 ];
 
 /// What `cargo xtask fuzz` needs.
 pub const FUZZ: [Tool; 1] =
     [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];
+
+const LIBBPF: &str = "building libbpf, the tests' loader of eBPF";
 
 /// Whether packages can be installed here without asking anybody.
 pub fn can_install() -> bool {
@@ -46,10 +52,7 @@ pub fn require(tools: &[Tool]) -> Result<()> {
         return Ok(());
     }
     if !can_install() {
-        bail!(
-            "install the programs listed above; on Debian: apt-get install {}",
-            packages.join(" ")
-        );
+        bail!("install what is listed above; on Debian: apt-get install {}", packages.join(" "));
     }
     install(&packages)
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{check_foreign, deny, fuzz, packages, shell, tidy};
+use crate::{build_ebpf, check_foreign, deny, fuzz, packages, shell, tidy};
 
 /// How strict to be.
 #[derive(Args)]
@@ -46,6 +46,12 @@ pub fn run(options: &Options) -> Result<()> {
         let words = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
         shell::run(&mut shell::cargo(words))
     })?;
+    let mut skipped: Vec<String> = Vec::new();
+    if strict || build_ebpf::is_possible() {
+        step("eBPF object", || build_ebpf::run(&build_ebpf::Options::check()))?;
+    } else {
+        skipped.push("SKIP build-ebpf: it needs Debian's Rust packages".to_owned());
+    }
     step("tests", || {
         let mut test = shell::cargo(["test", "--workspace"]);
         shell::run(test.env("RTTSCOPE_SKIPS", &skips_path))
@@ -55,7 +61,6 @@ pub fn run(options: &Options) -> Result<()> {
         shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     })?;
     step("fuzz", || fuzz::run(&fuzz::Options::all(options.fuzz_seconds)))?;
-    let mut skipped: Vec<String> = Vec::new();
     if strict || deny::installed().is_some() {
         step("dependencies", deny::run)?;
     } else {
