@@ -6,7 +6,7 @@
 //! classic boundary cuts off. A recording increments exactly one cell, so that in every snapshot,
 //! at whatever moment it was taken, the counts of both kinds have the same sum.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub struct Boundaries {
     cut: [u32; CHUNKS],
 }
 
-/// The cells. About 700 bytes, and 150 bytes more for every octave that was ever hit.
+/// The cells. About 700 bytes, and 80 bytes more for every octave that was ever hit.
 #[derive(Debug)]
 pub struct Histogram {
     boundaries: Arc<Boundaries>,
@@ -109,7 +109,7 @@ impl Histogram {
     /// Counts one duration. Only one thread may call this; a second writer would lose counts.
     ///
     /// Allocates when an octave is hit for the first time, and once more for an octave of which
-    /// one bucket reaches 2^32; see [`Self::chunks`].
+    /// one bucket reaches 2^16; see [`Self::chunks`].
     pub fn record(&self, ns: u64) {
         // Nobody else stores, so a load and a store lose nothing and cost no locked instruction.
         // The cell comes last and with Release: whoever sees the count sees its sum and maximum.
@@ -281,11 +281,11 @@ impl HistogramSnapshot {
     }
 }
 
-/// The cells of one octave. 32 bits suffice for nearly every bucket of nearly every target, and a
-/// program holds many; what goes beyond them is carried into cells of its own.
+/// The cells of one octave. 16 bits suffice for most buckets of most targets, and a program holds
+/// many; what goes beyond them is carried into cells of its own.
 #[derive(Debug, Default)]
 struct Octave {
-    counts: [AtomicU32; PER_OCTAVE],
+    counts: [AtomicU16; PER_OCTAVE],
     carried: OnceLock<Box<[AtomicU64; PER_OCTAVE]>>,
 }
 
@@ -557,9 +557,9 @@ mod tests {
         histogram.record(150_000);
         let octave = histogram.octaves.iter().find_map(OnceLock::get).unwrap();
         let cell = octave.counts.iter().find(|cell| cell.load(Ordering::Relaxed) == 1).unwrap();
-        cell.store(u32::MAX - 1, Ordering::Relaxed);
+        cell.store(u16::MAX - 1, Ordering::Relaxed);
         (0..3).for_each(|_| histogram.record(150_000));
-        assert_eq!(histogram.snapshot().count, u64::from(u32::MAX) + 2);
+        assert_eq!(histogram.snapshot().count, u64::from(u16::MAX) + 2);
         assert_eq!(histogram.chunks(), 2);
     }
 

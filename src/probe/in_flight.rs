@@ -73,8 +73,8 @@ pub(super) enum Sweep {
 /// The ring.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// A power of two, at least twice `limit`: one half for open probes, one for finished ones
-    /// whose stamps or duplicates may come.
+    /// Twice `limit`: one half for open probes, one for finished ones whose stamps or duplicates
+    /// may come.
     entries: Box<[Entry]>,
     /// Everything before it is over.
     oldest: u64,
@@ -95,7 +95,7 @@ impl InFlight {
     pub(super) fn new(limit: usize, stamps_wanted: bool) -> Self {
         let limit = limit.max(1);
         Self {
-            entries: vec![Entry::default(); (2 * limit).next_power_of_two()].into_boxed_slice(),
+            entries: vec![Entry::default(); 2 * limit.max(1)].into_boxed_slice(),
             oldest: 1,
             next: 1,
             open: 0,
@@ -293,9 +293,8 @@ impl InFlight {
     }
 
     fn index(&self, seq: u64) -> usize {
-        // The length is a power of two; a sequence that does not fit a usize wraps alike.
-        let mask = self.entries.len() - 1;
-        usize::try_from(seq & u64::try_from(mask).unwrap_or(u64::MAX)).unwrap_or(0)
+        let entries = u64::try_from(self.entries.len()).expect("a length fits 64 bits");
+        usize::try_from(seq % entries).expect("below a length")
     }
 }
 
