@@ -151,12 +151,12 @@ impl Echo {
                 shared.counters.closed_error += u64::from(failure != Failure::Eof);
                 self.close(shared);
             }
-            Event::Due if at.mono >= self.idle_at => {
+            Event::Due(seen) if seen >= self.idle_at => {
                 shared.counters.closed_idle += 1;
                 out.push(Action::Close);
                 self.close(shared);
             }
-            Event::Due | Event::Connected | Event::Resolved(_) => {}
+            Event::Due(_) | Event::Connected | Event::Resolved(_) => {}
         }
     }
 
@@ -507,10 +507,10 @@ mod tests {
         let mut script = Script::new(responder());
         assert_eq!(script.echo.deadline(), Some(at(60).mono));
         script.receive(b"x", None);
-        assert_eq!(script.on(Event::Due, 60), []);
+        assert_eq!(script.on(Event::Due(at(60).mono), 60), []);
         assert_eq!(script.echo.deadline(), Some(at(61).mono));
-        assert_eq!(script.on(Event::Due, 61), [(Action::Close, Vec::new())]);
-        assert_eq!(script.on(Event::Due, 99), []);
+        assert_eq!(script.on(Event::Due(at(61).mono), 61), [(Action::Close, Vec::new())]);
+        assert_eq!(script.on(Event::Due(at(99).mono), 99), []);
         assert_eq!((script.echo.is_closed(), script.echo.deadline()), (true, None));
         let counters = script.shared.counters();
         assert_eq!((counters.closed_idle, counters.connections_active), (1, 0));

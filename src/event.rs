@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::sample::Sample;
-use crate::time::{Phc, Wall};
+use crate::time::{Mono, Phc, Wall};
 
 /// A flow's number inside one worker: dense, reused after removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,8 +23,9 @@ impl FlowId {
 /// Something that happened to a flow. The worker passes the moment it learnt of it beside it.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The flow's own deadline has come.
-    Due,
+    /// The flow's own deadline has come. Everything that had happened by the moment in here was
+    /// handed over before; a deadline after it may only look missed, because we were held up.
+    Due(Mono),
     /// The connection is established; kernel stamps are already switched on if they were asked for.
     Connected,
     /// Bytes arrived, in order. An end of stream is [`Event::Closed`], never an empty slice.

@@ -44,6 +44,7 @@ pub enum Verdict {
 /// answer is no error.
 pub fn run(config: &Config) -> Result<Verdict> {
     let screen = Screen::open(config)?;
+    sys::raise_descriptor_limit();
     let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,6 +88,8 @@ struct Probed {
     series: Arc<ProbeSeries>,
     /// The last lookup failed, and that was logged.
     unresolved: Arc<AtomicBool>,
+    /// A lookup is under way: another one would not be faster.
+    looking_up: Arc<AtomicBool>,
     finished: bool,
 }
 
@@ -224,8 +227,10 @@ impl App {
                 series: Arc::clone(&series),
             })));
             let address = target.address.clone();
-            let unresolved = Arc::default();
-            self.targets.push(Probed { worker, address, series, unresolved, finished: false });
+            let (unresolved, looking_up) = (Arc::default(), Arc::default());
+            let probed =
+                Probed { worker, address, series, unresolved, looking_up, finished: false };
+            self.targets.push(probed);
         }
         Ok(())
     }
@@ -263,6 +268,10 @@ impl App {
     /// Looks a target's name up in the background and tells its worker.
     fn resolve(&self, target: TargetId) {
         let Some(probed) = self.targets.get(target.index()) else { return };
+        if probed.looking_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let looking_up = Arc::clone(&probed.looking_up);
         let series = Arc::clone(&probed.series);
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
@@ -284,6 +293,7 @@ impl App {
                 unresolved.store(false, Ordering::Relaxed);
             }
             let addresses = addresses.ok().filter(|_| known);
+            looking_up.store(false, Ordering::Relaxed);
             tell.change(Change::Resolved(target, addresses));
         });
     }

@@ -223,11 +223,14 @@ impl InFlight {
             if !matches!(entry.fate, Fate::Sent | Fate::Received) {
                 continue;
             }
+            // The kernel stamps a retransmission with the same key: the first copy is what counts,
+            // or the network's loss would look like a fast round trip.
+            let stamps = &mut entry.stamps;
             match stamp.stage {
-                TxStage::Sched(wall) => entry.stamps.tx_sched = Some(wall),
-                TxStage::Software(wall) => entry.stamps.tx_sw = Some(wall),
-                TxStage::Hardware(phc) => entry.stamps.tx_hw = Some(phc),
-                TxStage::Ack(wall) => entry.stamps.tx_ack = Some(wall),
+                TxStage::Sched(wall) => drop(stamps.tx_sched.get_or_insert(wall)),
+                TxStage::Software(wall) => drop(stamps.tx_sw.get_or_insert(wall)),
+                TxStage::Hardware(phc) => drop(stamps.tx_hw.get_or_insert(phc)),
+                TxStage::Ack(wall) => drop(stamps.tx_ack.get_or_insert(wall)),
             }
             return;
         }

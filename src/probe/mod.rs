@@ -109,7 +109,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A target to be probed from `at` on. The first `on(Event::Due)` connects.
+    /// A target to be probed from `at` on. The first [`Event::Due`] connects.
     #[must_use]
     pub fn new(settings: ProbeSettings, at: Mono) -> Self {
         let settings = ProbeSettings {
@@ -149,8 +149,9 @@ impl Probe {
         if self.finished {
             return;
         }
+        let mut seen_until = UNSEEN;
         match event {
-            Event::Due => {}
+            Event::Due(seen) => seen_until = seen,
             Event::Connected => self.connected(at, out),
             Event::Received { bytes, stamps } => self.received(bytes, stamps, at, out),
             Event::Stamped(stamp) => self.in_flight.stamped(stamp),
@@ -161,7 +162,7 @@ impl Probe {
             }
             Event::Resolved(addresses) => self.resolved(addresses, at, out),
         }
-        self.advance(at, out);
+        self.advance(at, seen_until, out);
     }
 
     /// Stops sending. What is in flight is awaited until its timeout.
@@ -170,7 +171,7 @@ impl Probe {
             return;
         }
         self.drain(at);
-        self.advance(at, out);
+        self.advance(at, UNSEEN, out);
     }
 
     /// Stops now: closes the connection, and what is in flight stays so in the counters.
@@ -275,18 +276,19 @@ impl Probe {
         }
     }
 
-    /// What time alone brings, after every event.
-    fn advance(&mut self, at: Now, out: &mut Outbox) {
-        self.expire(at, out);
+    /// What time alone brings, after every event. Whoever did not answer is judged by what the
+    /// kernel had told us by `seen_until`.
+    fn advance(&mut self, at: Now, seen_until: Mono, out: &mut Outbox) {
+        self.expire(at, seen_until, out);
         self.end_run(at);
-        self.advance_link(at, out);
+        self.advance_link(at, seen_until, out);
         if !self.draining {
             self.take_slot(at, out);
             self.end_run(at);
         }
         // Expired ones again: a probe may have been sent after its own timeout.
-        if self.in_flight.settling() > 0 || self.has_expired(at) {
-            self.sweep(Sweep::Settled(at.mono), at, out);
+        if self.in_flight.settling() > 0 || self.has_expired(seen_until) {
+            self.sweep(Sweep::Settled(seen_until), at, out);
         }
         if self.draining {
             self.wind_down(at, out);
@@ -294,7 +296,7 @@ impl Probe {
         self.refresh_gauges();
     }
 
-    fn advance_link(&mut self, at: Now, out: &mut Outbox) {
+    fn advance_link(&mut self, at: Now, seen_until: Mono, out: &mut Outbox) {
         if !self.draining && self.dialer.asks_by_interval(at.mono) {
             out.push(Action::Resolve);
         }
@@ -305,7 +307,7 @@ impl Probe {
                 }
             }
             Link::Connecting { give_up_at } => {
-                if at.mono >= *give_up_at {
+                if seen_until >= *give_up_at {
                     self.drop_connection(Failure::TimedOut, at, out);
                 }
             }
@@ -313,7 +315,7 @@ impl Probe {
                 if let Some(fill) = hello.take_fill(at.mono) {
                     sending.send(fill, out);
                 }
-                if hello.is_over(at.mono) {
+                if hello.is_over(seen_until) {
                     self.drop_connection(Failure::Stalled, at, out);
                 }
             }
@@ -396,12 +398,12 @@ impl Probe {
     }
 
     /// Gives up what had its time; recycles a connection that stays silent.
-    fn expire(&mut self, at: Now, out: &mut Outbox) {
-        if !self.has_expired(at) {
+    fn expire(&mut self, at: Now, seen_until: Mono, out: &mut Outbox) {
+        if !self.has_expired(seen_until) {
             return;
         }
         let before = self.tally.counters.timeouts;
-        self.sweep(Sweep::Expired(at.mono), at, out);
+        self.sweep(Sweep::Expired(seen_until), at, out);
         let recycle_ns = self.timeout.timeout_ns().saturating_mul(3).max(RECYCLE_NS_MIN);
         if self.tally.counters.timeouts > before
             && let Link::Open(session, _) = &self.link
@@ -411,8 +413,8 @@ impl Probe {
         }
     }
 
-    fn has_expired(&self, at: Now) -> bool {
-        self.in_flight.wake_at().is_some_and(|wake_at| at.mono >= wake_at)
+    fn has_expired(&self, seen_until: Mono) -> bool {
+        self.in_flight.wake_at().is_some_and(|wake_at| seen_until >= wake_at)
     }
 
     /// Accounts for every probe that is over.
@@ -467,6 +469,9 @@ impl Probe {
     }
 }
 
+/// Before everything: nobody is judged at an event that is not [`Event::Due`], since the answer may
+/// be the next event of the same turn.
+const UNSEEN: Mono = Mono::from_ns(0);
 /// How long an attempt to connect may take.
 const CONNECT_TIMEOUT_NS: u64 = 3_000_000_000;
 /// A connection that has been silent for this long, or for three timeouts, is recycled.

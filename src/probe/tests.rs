@@ -138,7 +138,7 @@ impl<'a> Script<'a> {
     }
 
     fn due(&mut self) {
-        self.on(Event::Due);
+        self.on(Event::Due(self.now.mono));
         let deadline = self.probe.deadline();
         assert!(deadline.is_none_or(|at| at > self.now.mono), "a busy loop at {:?}", self.now);
     }
@@ -431,6 +431,56 @@ fn a_card_that_stamps_is_waited_for() {
     script.on(Event::Stamped(TxStamp { key: 15, stage: TxStage::Hardware(Phc::from_ns(5_000)) }));
     let sample = script.samples[0];
     assert_eq!((sample.clock, sample.rtt_ns), (Some(Clock::Hardware), Some(900)));
+}
+
+#[test]
+fn a_retransmission_does_not_hide_the_time_that_the_network_took() {
+    let run = ProbeSettings {
+        stamps_wanted: true,
+        wire: Wire::V1,
+        count: Some(1),
+        timeout_ns: 800 * MS,
+        ..settings()
+    };
+    let mut script = Script::new(run, raw_echo(1 << 40));
+    script.run_to(1);
+    let sent = script.now.wall;
+    for copy_ns in [0, 200_000_000] {
+        let sched = TxStage::Sched(sent.offset_ns(copy_ns + 5));
+        let software = TxStage::Software(sent.offset_ns(copy_ns + 10));
+        script.advance_to(script.now.mono.offset_ns(copy_ns));
+        script.on(Event::Stamped(TxStamp { key: 15, stage: sched }));
+        script.on(Event::Stamped(TxStamp { key: 15, stage: software }));
+    }
+    script.advance_to(script.now.mono.offset_ns(100_000));
+    let rx = script.now.wall;
+    let reply = wire::encode_v1(1, sent);
+    script.on(Event::Received { bytes: &reply, stamps: RxStamps { sw: Some(rx), hw: None } });
+    script.on(Event::Stamped(TxStamp { key: 15, stage: TxStage::Ack(rx) }));
+    let sample = script.samples[0];
+    assert_eq!((sample.clock, sample.send_ns), (Some(Clock::Kernel), Some(10)));
+    assert_eq!(sample.rtt_ns, Some(200_100_000 - 10));
+}
+
+#[test]
+fn our_own_stall_loses_nothing_that_had_arrived_by_then() {
+    let run = ProbeSettings { wire: Wire::V2, ..settings() };
+    let mut script = Script::new(run, raw_echo(1 << 40));
+    script.run_to(15);
+    assert_eq!(script.counters().in_flight, 2);
+    script.advance_to(script.now.mono.offset_ns(500_000_000));
+    for seq in [1, 2] {
+        let reply = wire::encode_v2(seq, Wall::default()).to_vec();
+        script.deliver(&Incoming::Stamped(reply, 480 * MS));
+    }
+    assert_eq!((script.counters().received, script.counters().timeouts), (2, 0));
+    // What had not been looked for since its deadline is not judged either.
+    let before = script.counters();
+    script.advance_to(script.now.mono.offset_ns(500_000_000));
+    script.on(Event::Due(script.now.mono.offset_ns(-500_000_000)));
+    assert_eq!(script.counters().timeouts, before.timeouts);
+    script.on(Event::Due(script.now.mono));
+    assert!(script.counters().timeouts > before.timeouts);
 }
 
 #[test]

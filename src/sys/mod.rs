@@ -155,6 +155,12 @@ pub fn process_usage() -> ProcessUsage {
     platform::process::usage()
 }
 
+/// Raises this process's soft limit of open files to its hard limit: the usual soft limit, 1,024,
+/// is for programs that use select(2).
+pub fn raise_descriptor_limit() {
+    platform::process::raise_descriptor_limit();
+}
+
 /// Lets timed waits of the calling thread end as close to their deadline as the system can.
 pub fn precise_sleep() {
     platform::thread::precise_sleep();

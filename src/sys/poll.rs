@@ -341,7 +341,7 @@ impl Poll {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         let interest = entry.interest(flow.index());
         if let Err(error) = self.poller.modify_with_mode(&entry.socket, interest, PollMode::Level) {
-            self.pending.push_back((flow, Ready::Closed(failure(&error))));
+            self.fail(flow, failure(&error));
         }
     }
 }

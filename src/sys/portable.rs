@@ -98,6 +98,9 @@ pub(crate) mod thread {
 pub(crate) mod process {
     use crate::host::ProcessUsage;
 
+    /// Left to the system: Windows has no such limit, macOS's is the launcher's choice.
+    pub(crate) const fn raise_descriptor_limit() {}
+
     /// All unknown.
     #[must_use]
     pub(crate) fn usage() -> ProcessUsage {

@@ -33,6 +33,16 @@ impl Timers {
             }
             (_, None) => self.valid[slot] = None,
         }
+        self.sweep();
+    }
+
+    /// Forgets overtaken entries once they are the majority: a closed connection's deadline may be
+    /// days away, and connections come and go.
+    fn sweep(&mut self) {
+        if self.heap.len() > 2 * self.valid.len() + SLACK {
+            let valid = &self.valid;
+            self.heap.retain(|Reverse((at, flow))| valid[FlowId(*flow).index()] == Some(*at));
+        }
     }
 
     /// The soonest deadline.
@@ -62,6 +72,9 @@ impl Timers {
         }
     }
 }
+
+/// Overtaken entries that are not worth a sweep.
+const SLACK: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -98,6 +111,18 @@ mod tests {
         timers.set(FlowId(0), at(60));
         timers.set(FlowId(0), None);
         assert!(popped(&mut timers, 100).is_empty());
+    }
+
+    #[test]
+    fn connections_that_come_and_go_leave_nothing_behind() {
+        let mut timers = Timers::default();
+        timers.set(FlowId(0), at(1));
+        for round in 0..10_000 {
+            timers.set(FlowId(1), at(1_000_000 + round));
+            timers.set(FlowId(1), None);
+        }
+        assert!(timers.heap.len() <= 2 * 2 + SLACK, "{}", timers.heap.len());
+        assert_eq!(popped(&mut timers, u64::MAX), [0]);
     }
 
     #[test]

@@ -16,25 +16,26 @@ use crate::probe::Probe;
 use crate::sample::Sample;
 use crate::stats::{EchoSeries, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 /// The loop.
 pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
     while turn.take_changes() {
         let deadline = turn.table.timers.next();
-        let slept_from = clock::mono();
+        // What the kernel has by now is handed over in this turn.
+        let seen_until = clock::mono();
         if let Err(error) = turn.io.wait(deadline) {
             tracing::error!(%error, "a measuring thread lost its I/O and ends");
             turn.tell(Report::Died);
             return;
         }
-        if let Some(deadline) = deadline.filter(|&at| at > slept_from && !busy_poll)
+        if let Some(deadline) = deadline.filter(|&at| at > seen_until && !busy_poll)
             && let Ok(late_ns) = u64::try_from(clock::mono().since_ns(deadline))
         {
             series.record_lateness(late_ns);
         }
         turn.complete();
-        turn.wake_due();
+        turn.wake_due(seen_until);
     }
     turn.abandon();
 }
@@ -48,6 +49,8 @@ pub(super) struct Turn {
     incoming: Receiver<Change>,
     /// The flow of each target here.
     by_target: Vec<(TargetId, FlowId)>,
+    /// Flows that are due in this turn. Kept for its memory.
+    due: Vec<FlowId>,
 }
 
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
@@ -58,7 +61,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Turn {
     pub(super) fn new(io: Io, outlets: Outlets, incoming: Receiver<Change>) -> Self {
-        Self { io, table: Table::default(), outlets, incoming, by_target: Vec::new() }
+        Self {
+            io,
+            table: Table::default(),
+            outlets,
+            incoming,
+            by_target: Vec::new(),
+            due: Vec::new(),
+        }
     }
 
     /// Takes every change that waits; false once the worker is to stop.
@@ -83,7 +93,7 @@ impl Turn {
             Probing { target, probe, options, series, told_finished: false, logged: None };
         let flow = self.table.insert(Flow::Probe(Box::new(probing)));
         self.by_target.push((target, flow));
-        self.step(flow, Event::Due, at);
+        self.step(flow, Event::Due(at.mono), at);
     }
 
     fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
@@ -169,15 +179,17 @@ impl Turn {
         self.apply(flow, at);
     }
 
-    /// Wakes every flow whose deadline has come. What becomes due meanwhile waits for the next
-    /// turn: flows that are due again before the last one was woken would keep replies unread.
-    fn wake_due(&mut self) {
+    /// Wakes every flow whose deadline has come, each once: what is due again meanwhile waits for
+    /// the next turn, or it would keep replies unread.
+    fn wake_due(&mut self, seen_until: Mono) {
+        let mut due = std::mem::take(&mut self.due);
+        let now = clock::mono();
+        due.extend(std::iter::from_fn(|| self.table.timers.pop(now)));
         let mut woken = 0;
-        let until = clock::mono();
-        while let Some(flow) = self.table.timers.pop(until) {
+        for &flow in &due {
             let at = clock::now();
             if self.table.deadline(flow).is_some_and(|deadline| deadline <= at.mono) {
-                self.wake(flow, at);
+                self.wake(flow, seen_until, at);
                 woken += 1;
             } else {
                 self.table.set_timer(flow);
@@ -187,18 +199,19 @@ impl Turn {
                 if let Err(error) = self.io.submit() {
                     // The next wait fails the same way, and ends the loop.
                     tracing::debug!(%error, "submitting failed");
-                    return;
                 }
             }
         }
+        due.clear();
+        self.due = due;
     }
 
-    fn wake(&mut self, flow: FlowId, at: Now) {
+    fn wake(&mut self, flow: FlowId, seen_until: Mono, at: Now) {
         if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
             *resume_at = None;
             self.io.resume_accepting(flow);
         }
-        self.step(flow, Event::Due, at);
+        self.step(flow, Event::Due(seen_until), at);
     }
 
     /// One step of one flow, and what it asks for.
@@ -269,9 +282,8 @@ impl Turn {
                 }
                 probing.series.publish(probing.probe.counters());
                 if probing.probe.is_finished() && !probing.told_finished {
-                    probing.told_finished = true;
-                    let target = probing.target;
-                    self.tell(Report::Finished(target));
+                    let report = Report::Finished(probing.target);
+                    probing.told_finished = self.outlets.reports.try_send(report).is_ok();
                 }
             }
             Some(Flow::Echo(_)) => {

@@ -79,7 +79,8 @@ impl World {
                 }
                 None => {
                     self.now_ns = due.expect("a run that is not over waits for something");
-                    self.probe.on(Event::Due, at(self.now_ns), &mut out);
+                    let now = at(self.now_ns);
+                    self.probe.on(Event::Due(now.mono), now, &mut out);
                     self.act_for_probe(&mut out);
                 }
             }

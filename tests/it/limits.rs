@@ -3,7 +3,6 @@
 //! nobody else notices.
 
 use std::io::Write;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use crate::catalogue;
 use crate::clients::{connect, is_closed_within, noise, ping, write_until_stalled};
 use crate::frames;
 use crate::lines::Report;
-use crate::run::{PATIENCE, Run};
+use crate::run::PATIENCE;
 use crate::site::Site;
 
 on_each_io! {
@@ -46,13 +45,10 @@ fn a9_connections_beyond_the_limit_are_closed_and_counted(site: &Site) {
 }
 
 fn a9_without_descriptors_it_serves_on_and_recovers(site: &Site) {
-    let mut words = Command::new("prlimit");
-    words.arg(format!("--nofile={DESCRIPTORS}:")).arg(env!("CARGO_BIN_EXE_rttscope"));
-    words.args(["serve", "--listen=127.0.0.1:0", "--web.listen-address=127.0.0.1:0"]);
-    words.arg(format!("--io={}", site.io.name()));
-    // From the start: an accept that io_uring has armed keeps to the limit of that time.
-    let serve = Run::spawn(&site.responder_place(), words, "serve without descriptors".to_owned());
+    let serve = site.serve("");
     let address = serve.responder_address();
+    // The program raises its limit at the start, so it is lowered afterwards.
+    serve.limit_descriptors(DESCRIPTORS);
     let place = site.prober_place();
     let first = connect(&place, address);
     ping(&first, &frames::v1(1, 1));

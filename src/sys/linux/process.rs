@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::host::ProcessUsage;
 
@@ -23,6 +23,15 @@ pub fn usage() -> ProcessUsage {
         open_fds: fs::read_dir("/proc/self/fd").ok().and_then(|fds| fds.count().try_into().ok()),
         max_fds: getrlimit(Resource::Nofile).current,
         start_time_ns: boot_time_ns().zip(started_ns).map(|(boot, since)| boot + since),
+    }
+}
+
+/// See [`crate::sys::raise_descriptor_limit`].
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -130,7 +130,17 @@ pub fn enable(socket: &Socket) -> io::Result<u32> {
     if set_timestamping(fd, STAMP_FLAGS | libc::SOF_TIMESTAMPING_OPT_ID_TCP).is_ok() {
         return Ok(0);
     }
-    let queued_bytes = unacknowledged_bytes(fd)?;
+    let mut queued_bytes = 0;
+    for _ in 0..ENABLE_TRIES {
+        queued_bytes = unacknowledged_bytes(fd)?;
+        set_timestamping(fd, STAMP_FLAGS)?;
+        // An acknowledgement in between would shift all keys. The kernel counts afresh only when
+        // the option is switched off and on.
+        if unacknowledged_bytes(fd)? == queued_bytes {
+            break;
+        }
+        set_timestamping(fd, RECEIVE_FLAGS)?;
+    }
     set_timestamping(fd, STAMP_FLAGS)?;
     Ok(queued_bytes)
 }
@@ -167,6 +177,8 @@ fn unacknowledged_bytes(fd: RawFd) -> io::Result<u32> {
     if result == 0 { Ok(bytes.cast_unsigned()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How often an acknowledgement may come at the wrong moment.
+const ENABLE_TRIES: u32 = 8;
 const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
 const SCM_TIMESTAMPING_OLD: i32 = libc::SCM_TIMESTAMPING;
 /// `SO_TIMESTAMPING_NEW`: the same with 64-bit times on every architecture.

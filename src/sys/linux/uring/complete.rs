@@ -28,7 +28,9 @@ impl Uring {
             return None;
         }
         if !more {
-            // A stamp that is read once more was not the last of its command either.
+            // Numbers start at 1: the same completion read once more is none. (A stamp that is read
+            // once more was not the last of its command either.)
+            connection.armed[op.index()] = 0;
             connection.outstanding -= 1;
         }
         if connection.closing {

@@ -243,11 +243,11 @@ impl Uring {
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
         self.arm_again();
-        if !self.pending.is_empty() || !self.ring.completion().is_empty() {
-            return self.submit();
-        }
+        // Even with completions at hand this must enter the kernel and ask for more: deferred work,
+        // receives among it, runs only then.
+        let at_hand = !self.pending.is_empty() || !self.ring.completion().is_empty();
         let left_ns = match deadline {
-            _ if self.busy_poll => Some(0),
+            _ if self.busy_poll || at_hand => Some(0),
             Some(at) => Some(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)),
             None => None,
         };
