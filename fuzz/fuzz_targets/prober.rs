@@ -162,7 +162,7 @@ impl Play {
         let wait_ns = u64::try_from(deadline.since_ns(self.at.mono)).unwrap_or(0);
         self.at = self.at.after(Duration::from_nanos(wait_ns));
         for _ in 0..STEPS_AT_ONCE_MAX {
-            self.step(Event::Due(self.now.mono));
+            self.step(Event::Due(self.at.mono));
             if self.probe.deadline().is_none_or(|deadline| deadline > self.at.mono) {
                 return;
             }

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::kernel;
-use crate::run::PATIENCE;
 
 /// One network namespace.
 #[derive(Clone, Debug)]
@@ -99,7 +98,7 @@ impl Lab {
     pub(crate) fn new() -> io::Result<Self> {
         let lab = Self { prober: Namespace::new()?, responder: Namespace::new()? };
         // Ends with the same index in their namespaces look like one device to the kernel, which
-        // then tells of a carrier up to a second late, and IPv6 waits for that (link_watch.c).
+        // then tells of a carrier up to a second late (net/core/link_watch.c).
         lab.prober.ip(&format!(
             "link add {PROBER_INTERFACE} index 11 type veth \
              peer name {RESPONDER_INTERFACE} index 12 netns {}",
@@ -116,24 +115,25 @@ impl Lab {
             namespace.ip(&format!("address add {link_local}/64 dev {interface} nodad"))?;
             namespace.ip(&format!("link set {interface} up"))?;
         }
-        lab.wait_until_up()?;
+        lab.wait_until_it_carries()?;
         Ok(lab)
     }
 
-    /// A link drops what is sent before the kernel has noticed its carrier, and a SYN that is lost
-    /// comes again after a second: waits until somebody at the other end refuses a connection.
-    fn wait_until_up(&self) -> io::Result<()> {
+    /// A link that was just set up drops packets until the kernel has told itself so, up to a
+    /// second later; the first SYN would be sent again after another one.
+    fn wait_until_it_carries(&self) -> io::Result<()> {
         let started = Instant::now();
-        for v6 in [false, true] {
-            let nobody = SocketAddr::new(ip_of(RESPONDER_IPS, v6), 9);
-            let attempt = || TcpStream::connect_timeout(&nobody, Duration::from_millis(50));
-            while let Err(error) = self.prober.run(attempt)
-                && error.kind() != io::ErrorKind::ConnectionRefused
-            {
-                if started.elapsed() > PATIENCE {
-                    return Err(error);
-                }
-                thread::sleep(Duration::from_millis(5));
+        let nobody_listens = |to: SocketAddr| {
+            let answer = TcpStream::connect_timeout(&to, Duration::from_millis(20));
+            answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        let carries = |from: &Namespace, ips: [&str; 3]| {
+            let to = |v6| SocketAddr::new(ip_of(ips, v6), 9);
+            from.run(|| nobody_listens(to(false)) && nobody_listens(to(true)))
+        };
+        while !(carries(&self.prober, RESPONDER_IPS) && carries(&self.responder, PROBER_IPS)) {
+            if started.elapsed() > Duration::from_secs(10) {
+                return Err(io::Error::other("the veth pair carries nothing"));
             }
         }
         Ok(())
