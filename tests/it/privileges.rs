@@ -39,9 +39,7 @@ fn probing_with_kernel_time_needs_no_privilege(site: &Site) {
     let report = Report::parse(&ending.stdout);
     assert_eq!(report.count("received"), 50);
     let by_kernel = report.probes.iter().filter(|probe| probe.clock.as_deref() == Some("kernel"));
-    // Two threads that never sleep, on a machine that others use too: replies that are read
-    // together have no stamps of their own.
-    assert!(by_kernel.count() >= 20, "{report:#?}");
+    assert!(by_kernel.count() >= 45, "{report:#?}");
     let split = report.probes.iter().filter(|probe| probe.network_ns.is_some());
     assert!(split.count() >= 45, "{report:#?}");
     let exposition = serve.scrape();
