@@ -1,6 +1,7 @@
 //! macOS: kqueue through the portable backend; interfaces are bound by index.
 
 pub(super) use super::portable::*;
+pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 
 use std::ffi::CString;
 use std::io;
@@ -30,19 +31,4 @@ pub(super) fn set_traffic_class(socket: &Socket, ipv6: bool, class: u32) -> io::
 pub(super) fn allow_rebinding(socket: &Socket, share_port: bool) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     if share_port { socket.set_reuse_port(true) } else { Ok(()) }
-}
-
-/// Whether an error says that the host has no such address family.
-pub(super) fn family_unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-}
-
-/// Whether connect(2) goes on in the background.
-pub(super) fn connect_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS)
-}
-
-/// Whether the process or the system ran out of descriptors or socket memory.
-pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
 }

@@ -23,10 +23,12 @@ pub mod socket;
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         pub mod linux;
+        mod unix;
         use linux as platform;
     } else if #[cfg(target_os = "macos")] {
         mod macos;
         mod portable;
+        mod unix;
         use macos as platform;
     } else if #[cfg(windows)] {
         mod portable;
@@ -35,6 +37,7 @@ cfg_if::cfg_if! {
     } else {
         mod other;
         mod portable;
+        mod unix;
         use other as platform;
     }
 }

@@ -1,6 +1,7 @@
 //! Any other Unix: the portable backend, without binding to interfaces.
 
 pub(super) use super::portable::*;
+pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 
 use std::io;
 
@@ -27,19 +28,4 @@ pub(super) fn allow_rebinding(socket: &Socket, share_port: bool) -> io::Result<(
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     socket.set_reuse_address(true)
-}
-
-/// Whether an error says that the host has no such address family.
-pub(super) fn family_unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-}
-
-/// Whether connect(2) goes on in the background.
-pub(super) fn connect_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS)
-}
-
-/// Whether the process or the system ran out of descriptors or socket memory.
-pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
 }

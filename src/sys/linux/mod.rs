@@ -5,6 +5,8 @@ pub mod stamp;
 pub mod thread;
 pub mod uring;
 
+pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
+
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -130,16 +132,6 @@ pub(super) fn allow_rebinding(socket: &Socket, share_port: bool) -> io::Result<(
     if share_port { socket.set_reuse_port(true) } else { Ok(()) }
 }
 
-/// Whether an error says that the host has no such address family.
-pub(super) fn family_unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-}
-
-/// Whether connect(2) goes on in the background.
-pub(super) fn connect_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS)
-}
-
 /// Whether accept(2) failed for the one connection only: it was gone already, or the network had
 /// an error to report (accept(2), "Error handling").
 pub(super) fn accept_is_transient(error: &io::Error) -> bool {
@@ -159,11 +151,6 @@ pub(super) fn accept_is_transient(error: &io::Error) -> bool {
                 | libc::ENETUNREACH
         )
     )
-}
-
-/// Whether the process or the system ran out of descriptors or socket memory.
-pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
 }
 
 /// Why io_uring is refused, and what to change.
