@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::socket::{self, SocketOptions};
@@ -35,6 +35,16 @@ struct Bench {
 impl Bench {
     fn open(options: IoOptions) -> Self {
         Self { io: Io::open(&options).unwrap().0, seen: Vec::new() }
+    }
+
+    /// A client that is connected, and its peer.
+    fn connected(options: IoOptions) -> (Self, TcpStream) {
+        let mut bench = Self::open(options);
+        let (listener, to) = local_listener();
+        bench.connect(to);
+        let (peer, _) = listener.accept().unwrap();
+        bench.run_until(|seen| !seen.is_empty());
+        (bench, peer)
     }
 
     /// Runs until `done` says so; a minute is for ever here.
@@ -212,11 +222,7 @@ fn the_end_of_a_connection_is_told_once_and_with_its_reason() {
 #[test]
 fn a_reset_is_told_as_one() {
     on_every_backend(|options| {
-        let mut bench = Bench::open(options);
-        let (listener, to) = local_listener();
-        bench.connect(to);
-        let (peer, _) = listener.accept().unwrap();
-        bench.run_until(|seen| !seen.is_empty());
+        let (mut bench, peer) = Bench::connected(options);
         let peer = Socket::from(peer);
         peer.set_linger(Some(Duration::ZERO)).unwrap();
         drop(peer);
@@ -256,16 +262,12 @@ fn nothing_arrives_after_close_and_the_peer_sees_the_end() {
 #[test]
 fn a_ring_that_goes_round_repeats_nothing() {
     on_every_backend(|options| {
-        let mut bench = Bench::open(options);
-        let (listener, to) = local_listener();
-        bench.connect(to);
-        let (mut peer, _) = listener.accept().unwrap();
+        let (mut bench, mut peer) = Bench::connected(options);
         peer.set_nodelay(true).unwrap();
         let echo = std::thread::spawn(move || {
             let mut bytes = [0; 8];
             while peer.read_exact(&mut bytes).is_ok() && peer.write_all(&bytes).is_ok() {}
         });
-        bench.run_until(|seen| !seen.is_empty());
         for number in 1..=10_000_u64 {
             bench.seen.clear();
             bench.io.send(CLIENT, &number.to_le_bytes());
@@ -324,11 +326,7 @@ fn a_peer_that_does_not_read_stops_being_read_and_a_flood_is_stalled() {
 #[test]
 fn a_backlog_drains_when_the_peer_reads_again() {
     on_every_backend(|options| {
-        let mut bench = Bench::open(options);
-        let (listener, to) = local_listener();
-        bench.connect(to);
-        let (mut peer, _) = listener.accept().unwrap();
-        bench.run_until(|seen| !seen.is_empty());
+        let (mut bench, mut peer) = Bench::connected(options);
         let sent: Vec<u8> =
             (0..SEND_BUFFER_BYTES).map(|at| u8::try_from(at % 251).unwrap()).collect();
         for part in sent.chunks(1_000) {
@@ -376,11 +374,7 @@ fn keys_count_from_the_first_byte_after_stamping_was_asked_for() {
         if !options.stamps {
             return;
         }
-        let mut bench = Bench::open(IoOptions { stamps: false, ..options });
-        let (listener, to) = local_listener();
-        bench.connect(to);
-        let (mut peer, _) = listener.accept().unwrap();
-        bench.run_until(|seen| !seen.is_empty());
+        let (mut bench, mut peer) = Bench::connected(IoOptions { stamps: false, ..options });
         bench.io.send(CLIENT, &[0; 24]);
         bench.io.stamp(CLIENT);
         bench.io.send(CLIENT, &[1; 10]);
