@@ -156,7 +156,7 @@ impl Echo {
                 out.push(Action::Close);
                 self.close(shared);
             }
-            Event::Due(_) | Event::Connected | Event::Resolved(_) => {}
+            Event::Due(_) | Event::Connected | Event::Resolved(_) | Event::Answered { .. } => {}
         }
     }
 

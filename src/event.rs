@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::sample::Sample;
+use crate::sample::{CheckClock, CheckSample, Sample};
 use crate::time::{Mono, Phc, Wall};
 
 /// A flow's number inside one worker: dense, reused after removal.
@@ -41,6 +41,38 @@ pub enum Event<'a> {
     Closed(Failure),
     /// The answer to [`Action::Resolve`]: at least one address, in the resolver's order, or `None`.
     Resolved(Option<&'a [SocketAddr]>),
+    /// What came of the half-open check in this place. The place is free again.
+    Answered {
+        /// The place given by [`Action::Check`].
+        place: u32,
+        /// What came.
+        answer: Answer,
+    },
+}
+
+/// What came of one half-open check, as the kernel and the wire showed it. That nothing came in
+/// time is for the flow to know: it withdraws the check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// `Ok`: SYN-ACK, somebody listens. `Refused` is RST.
+    pub result: Result<(), Failure>,
+    /// From the answered SYN to its answer in ns, by a clock of the kernel; `None` where it has
+    /// none. Never by [`CheckClock::Application`]: that is for the flow to take.
+    pub rtt: Option<(CheckClock, u64)>,
+    /// SYNs after the first, as far as this can be known.
+    pub syn_retransmits: u32,
+    /// Our side acknowledged the SYN-ACK: the handshake that should stay half-open is complete.
+    pub completed: bool,
+}
+
+/// How a kernel socket that has checked is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// By RST, at once (`SO_LINGER` of zero seconds): the server never sees a connection.
+    #[default]
+    Reset,
+    /// In an orderly way, by FIN: the server sees a short connection.
+    Orderly,
 }
 
 /// Receive stamps of one read. `None` means that the kernel gave none.
@@ -110,6 +142,17 @@ pub enum Action {
     Close,
     /// Resolve the flow's name again; answered by `Resolved`.
     Resolve,
+    /// Begin a half-open check; answered by `Answered`.
+    Check {
+        /// Tells a flow's checks apart: a small number that none of its running checks has.
+        place: u32,
+        /// Whom to ask.
+        to: SocketAddr,
+        /// How its socket is closed, if it has one.
+        ending: Ending,
+    },
+    /// Give the half-open check in this place up. It is not answered afterwards; the place is free.
+    Withdraw(u32),
 }
 
 /// What a flow produced in one step, in order. Reused between steps, so that a step allocates
@@ -122,6 +165,8 @@ pub struct Outbox {
     pub bytes: Vec<u8>,
     /// Finished measurements.
     pub samples: Vec<Sample>,
+    /// Finished half-open checks.
+    pub checks: Vec<CheckSample>,
 }
 
 impl Outbox {
@@ -142,5 +187,6 @@ impl Outbox {
         self.actions.clear();
         self.bytes.clear();
         self.samples.clear();
+        self.checks.clear();
     }
 }

@@ -56,6 +56,7 @@ pub mod schedule;
 pub mod wire;
 pub mod histogram;
 pub mod loss;
+pub mod dial;
 
 pub mod probe;
 pub mod echo;

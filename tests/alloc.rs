@@ -76,6 +76,7 @@ fn check(backend: IoChoice, stamps: bool) {
             io: options(backend, stamps),
             cpu: None,
             priority: None,
+            checks: None,
             changes_max: 16,
         };
         let series = stats.add_worker(WorkerSeries::new(name));

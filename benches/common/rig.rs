@@ -68,6 +68,7 @@ impl Running {
             io: IoOptions { backend: way.io, stamps: way.stamps, ..IoOptions::default() },
             cpu: Some(cpu.min(cpus - 1)),
             priority: None,
+            checks: None,
             changes_max: limits::CHANGES_MAX,
         };
         let worker = Worker::start(options, outlets, Arc::new(WorkerSeries::new(name)))?;

@@ -190,6 +190,7 @@ impl Play {
                 }
                 Action::Close => self.link = Link::Down,
                 Action::Stamp | Action::Resolve => {}
+                Action::Check { .. } | Action::Withdraw(_) => panic!("a prober checks nothing"),
             }
         }
         let counters = self.probe.counters();

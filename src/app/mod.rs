@@ -376,6 +376,7 @@ impl Workshop<'_> {
             },
             cpu,
             priority: self.measuring.priority,
+            checks: None,
             changes_max: limits::CHANGES_MAX,
         };
         let series = self.stats.add_worker(WorkerSeries::new(name));

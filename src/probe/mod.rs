@@ -12,7 +12,6 @@
 //! A reply is counted when it comes. Its sample is finished, once, when its stamps are complete:
 //! on v3 the peer's transmit stamp comes with the *next* reply.
 
-mod dial;
 mod in_flight;
 mod link;
 mod negotiate;
@@ -26,13 +25,13 @@ mod tests;
 
 use std::net::SocketAddr;
 
-use self::dial::{Dialer, JITTER_ONE, later};
 use self::in_flight::{Fate, InFlight, Sweep};
 use self::link::{Link, Sending, Session};
 use self::negotiate::Hello;
 use self::tally::Tally;
 use self::timeout::Timeout;
 use self::wind_down::{FOLLOW_UP_TRIES, FollowUp};
+use crate::dial::{Dialer, JITTER_ONE, later};
 use crate::event::{Action, Event, Failure, Outbox};
 use crate::sample::{Outcome, ProbeCounters, Sample, Stamps};
 use crate::schedule::Schedule;
@@ -161,6 +160,8 @@ impl Probe {
                 }
             }
             Event::Resolved(addresses) => self.resolved(addresses, at, out),
+            // A prober makes no checks.
+            Event::Answered { .. } => {}
         }
         self.advance(at, seen_until, out);
     }

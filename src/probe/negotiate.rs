@@ -1,7 +1,7 @@
 //! Finding out what a peer speaks from what it sends back for a hello (see `wire`). The bytes that
 //! come back go in, the version comes out; older peers are told apart without being disturbed.
 
-use super::dial::later;
+use crate::dial::later;
 use crate::time::{Mono, Now, Wall};
 use crate::wire::{self, Version};
 

@@ -1,11 +1,11 @@
 //! What comes back: the bytes of a connection become an answer to the hello or replies to probes,
 //! and each reply is counted as received, late, twice or unknown.
 
-use super::dial::later;
 use super::in_flight::{Fate, Peer};
 use super::link::Link;
 use super::negotiate::Answer;
 use super::{Probe, Wire};
+use crate::dial::later;
 use crate::event::{Failure, Outbox, RxStamps};
 use crate::sample::{CLOCK_STEP_NS, Stamps};
 use crate::time::{Mono, Now};

@@ -1,9 +1,9 @@
 //! The end of a run: sending stops, what is in flight is awaited, the last residence is fetched
 //! with a follow-up, the connection is closed.
 
-use super::dial::later;
 use super::link::{Link, Session};
 use super::{Probe, ProbeSettings};
+use crate::dial::later;
 use crate::event::{Action, Outbox};
 use crate::time::Now;
 use crate::wire::{self, Frame, Version};

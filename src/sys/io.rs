@@ -9,8 +9,8 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::poll::Poll;
-use super::{Completion, IoChoice, IoEvent, IoOptions, clock};
-use crate::event::{Event, Failure, FlowId, RxStamps, TxStamp};
+use super::{Checks, Completion, IoChoice, IoEvent, IoOptions, clock};
+use crate::event::{Answer, Ending, Event, Failure, FlowId, RxStamps, TxStamp};
 use crate::time::Mono;
 
 /// A thread's I/O. Made and used on one thread only.
@@ -128,6 +128,20 @@ impl Io {
         forward!(self, io => io.connect(flow, socket, to));
     }
 
+    /// Lets this I/O check: from here on [`Self::check`] uses the method that was chosen.
+    ///
+    /// # Errors
+    /// Those of registering raw sockets with the kernel.
+    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
+        forward!(self, io => io.enable_checks(checks))
+    }
+
+    /// Begins a half-open check of this address for a flow that has nothing else open; answered by
+    /// [`IoEvent::Answered`]. It takes as long as the network does: [`Self::close`] gives it up.
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
+        forward!(self, io => io.check(flow, to, ending));
+    }
+
     /// Switches kernel stamps on for a flow's connection; keys count from the next byte sent. What
     /// arrives before the next completion is taken may still come without a stamp.
     /// Where the kernel refuses, none will come; that shows as missing stamps.
@@ -184,6 +198,7 @@ pub(super) enum Ready {
     Received(RxStamps),
     Stamped(TxStamp),
     Closed(Failure),
+    Answered(Answer),
     Accepted(Socket),
     AcceptFailed(io::Error),
 }
@@ -196,6 +211,7 @@ impl Ready {
             Self::Received(stamps) => IoEvent::Flow(Event::Received { bytes, stamps }),
             Self::Stamped(stamp) => IoEvent::Flow(Event::Stamped(stamp)),
             Self::Closed(failure) => IoEvent::Flow(Event::Closed(failure)),
+            Self::Answered(answer) => IoEvent::Answered(answer),
             Self::Accepted(socket) => IoEvent::Accepted(socket),
             Self::AcceptFailed(error) => IoEvent::AcceptFailed(error),
         };

@@ -11,6 +11,8 @@
 //!   the same connection: a peer that does not read is not read from either.
 //! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
 //!   [`SEND_BUFFER_BYTES`] wait for the kernel.
+//! * [`Io::check`] is answered once, by [`IoEvent::Answered`], unless the flow is closed before;
+//!   what it opened is closed by then, and the flow may check or connect again.
 //! * Nothing allocates for a probe once buffers have grown to their working size.
 //!
 //! cfg picks what is *compiled* (the ladder below); [`Io`] picks what *runs*, because seccomp or a
@@ -43,18 +45,20 @@ cfg_if::cfg_if! {
 }
 
 mod capability;
+mod checks;
 mod io;
 mod signal;
 #[cfg(test)]
 mod tests;
 
 pub use capability::{Detected, detect};
+pub use checks::{CheckSettings, Checks, Follower, MethodChoice};
 pub use io::{Io, Waker};
 pub use signal::EndSignals;
 
 use socket2::Socket;
 
-use crate::event::{Event, Failure, FlowId};
+use crate::event::{Answer, Event, Failure, FlowId};
 use crate::host::ProcessUsage;
 use crate::time::Now;
 
@@ -130,6 +134,8 @@ pub enum IoEvent<'a> {
     Flow(Event<'a>),
     /// A listener's new connection, to be given to a flow by [`Io::attach`] or dropped.
     Accepted(Socket),
+    /// What came of a half-open check.
+    Answered(Answer),
     /// A listener could not accept and has paused until [`Io::resume_accepting`].
     AcceptFailed(std::io::Error),
 }

@@ -12,10 +12,10 @@ use socket2::Socket;
 
 use super::io::{Pending, Ready, Waker};
 use super::{
-    BACKLOG_BYTES, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
+    BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
     platform, socket,
 };
-use crate::event::{Failure, FlowId, TxStamp};
+use crate::event::{Answer, Ending, Failure, FlowId, TxStamp};
 use crate::time::Mono;
 
 /// Readiness I/O of one thread.
@@ -32,6 +32,7 @@ pub struct Poll {
     buffer: Box<[u8; RECEIVE_BYTES]>,
     stamps: bool,
     busy_poll: bool,
+    checks: Option<Checks>,
 }
 
 /// What a flow has open.
@@ -101,6 +102,7 @@ impl Poll {
             buffer: Box::new([0; RECEIVE_BYTES]),
             stamps: options.stamps,
             busy_poll: options.busy_poll,
+            checks: None,
         })
     }
 
@@ -144,6 +146,26 @@ impl Poll {
         if let Err(error) = added {
             self.pending.push_back((flow, Ready::Closed(failure(&error))));
         }
+    }
+
+    /// See [`super::Io::enable_checks`].
+    ///
+    /// # Errors
+    /// Those of registering raw sockets.
+    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
+        self.checks = Some(checks);
+        Ok(())
+    }
+
+    /// See [`super::Io::check`].
+    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
+        let answer = Answer {
+            result: Err(Failure::Local(0)),
+            rtt: None,
+            syn_retransmits: 0,
+            completed: false,
+        };
+        self.pending.push_back((flow, Ready::Answered(answer)));
     }
 
     /// See [`super::Io::stamp`].

@@ -24,6 +24,7 @@ enum Seen {
     Closed(Failure),
     Accepted,
     AcceptFailed,
+    Answered(Answer),
 }
 
 /// An `Io` that remembers what it saw.
@@ -69,6 +70,7 @@ impl Bench {
                 IoEvent::Flow(Event::Closed(failure)) => Seen::Closed(failure),
                 IoEvent::Flow(event) => panic!("not an I/O event: {event:?}"),
                 IoEvent::AcceptFailed(_) => Seen::AcceptFailed,
+                IoEvent::Answered(answer) => Seen::Answered(answer),
                 IoEvent::Accepted(socket) => {
                     accepted.push(socket);
                     Seen::Accepted

@@ -23,10 +23,10 @@ use crate::probe::ProbeSettings;
 use crate::sample::Sample;
 use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
-use crate::sys::{self, Io, IoOptions, Priority, Waker};
+use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
 
 /// How a worker runs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct WorkerOptions {
     /// The thread's name.
     pub name: String,
@@ -36,6 +36,8 @@ pub struct WorkerOptions {
     pub cpu: Option<usize>,
     /// Its scheduling priority.
     pub priority: Option<Priority>,
+    /// Everything that its half-open checks need, if it is to check.
+    pub checks: Option<Checks>,
     /// Changes that may wait.
     pub changes_max: usize,
 }
@@ -144,12 +146,13 @@ impl Worker {
         let (changes, incoming) = sync_channel(options.changes_max);
         let (opened, opening) = sync_channel(1);
         let thread = std::thread::Builder::new().name(options.name.clone()).spawn(move || {
-            let io = match prepare_thread(&options) {
+            let busy_poll = options.io.busy_poll;
+            let io = match prepare_thread(options) {
                 Ok(io) => io,
                 Err(error) => return drop(opened.send(Err(error))),
             };
             if opened.send(Ok((io.waker(), io.name()))).is_ok() {
-                turn::run(Turn::new(io, outlets, incoming), &series, options.io.busy_poll);
+                turn::run(Turn::new(io, outlets, incoming), &series, busy_poll);
             }
         })?;
         let gone = || io::Error::other("the measuring thread ended while it started");
@@ -178,7 +181,7 @@ impl Worker {
 }
 
 /// Makes the calling thread a measuring thread.
-fn prepare_thread(options: &WorkerOptions) -> io::Result<Io> {
+fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
     let named = |flag: String, remedy: &str| {
         let remedy = remedy.to_owned();
         move |error: io::Error| io::Error::new(error.kind(), format!("{flag}: {error}; {remedy}"))
@@ -192,9 +195,12 @@ fn prepare_thread(options: &WorkerOptions) -> io::Result<Io> {
         sys::set_priority(priority).map_err(named(format!("--priority {priority}"), remedy))?;
     }
     sys::precise_sleep();
-    let (io, refused) = Io::open(&options.io)?;
+    let (mut io, refused) = Io::open(&options.io)?;
     if let Some(error) = refused {
         tracing::debug!(%error, "io_uring is not available; using readiness");
+    }
+    if let Some(checks) = options.checks {
+        io.enable_checks(checks)?;
     }
     Ok(io)
 }

@@ -1,5 +1,6 @@
 //! The flows of one worker, without any I/O: who they are, what they share, when they are due.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub(super) struct Table {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) answering: Option<Answering>,
+    /// The attempt of each flow and place.
+    attempts: HashMap<(FlowId, u32), FlowId>,
 }
 
 /// One thing with events.
@@ -29,6 +32,11 @@ pub(super) enum Flow {
     Listener(Option<Mono>),
     Echo(Echo),
     Probe(Box<Probing>),
+    /// A half-open check that runs for another flow.
+    Attempt {
+        owner: FlowId,
+        place: u32,
+    },
 }
 
 /// A worker's responder: what its connections share.
@@ -73,7 +81,7 @@ impl Table {
             Flow::Probe(probing) => probing.probe.deadline(),
             Flow::Echo(echo) => echo.deadline(),
             Flow::Listener(resume_at) => *resume_at,
-            Flow::Vacant => None,
+            Flow::Vacant | Flow::Attempt { .. } => None,
         }
     }
 
@@ -95,6 +103,27 @@ impl Table {
         self.flows[flow.index()] = Flow::Vacant;
         self.timers.set(flow, None);
         self.free.push(flow);
+    }
+
+    /// The flow of a check that begins; the place is free.
+    pub(super) fn begin_attempt(&mut self, owner: FlowId, place: u32) -> FlowId {
+        let attempt = self.insert(Flow::Attempt { owner, place });
+        self.attempts.insert((owner, place), attempt);
+        attempt
+    }
+
+    /// The flow of a check that is given up, if it still runs; it is gone now.
+    pub(super) fn withdraw_attempt(&mut self, owner: FlowId, place: u32) -> Option<FlowId> {
+        let attempt = self.attempts.remove(&(owner, place))?;
+        self.remove(attempt);
+        Some(attempt)
+    }
+
+    /// Whose check was answered, and in which place; the check's flow is gone now.
+    pub(super) fn end_attempt(&mut self, attempt: FlowId) -> Option<(FlowId, u32)> {
+        let Some(Flow::Attempt { owner, place }) = self.flow(attempt) else { return None };
+        let (owner, place) = (*owner, *place);
+        self.withdraw_attempt(owner, place).map(|_| (owner, place))
     }
 
     pub(super) fn publish_answering(&mut self) {

@@ -148,6 +148,11 @@ impl Turn {
                     self.table.take_event(flow, event, at);
                     self.apply(flow, at);
                 }
+                IoEvent::Answered(answer) => {
+                    if let Some((owner, place)) = self.table.end_attempt(flow) {
+                        self.step(owner, Event::Answered { place, answer }, at);
+                    }
+                }
                 IoEvent::Accepted(socket) => self.accepted(socket, at),
                 IoEvent::AcceptFailed(error) => self.accept_failed(flow, &error, at),
             }
@@ -243,6 +248,15 @@ impl Turn {
                 Action::Send(range) => self.io.send(flow, &self.table.outbox.bytes[range]),
                 Action::Stamp => self.io.stamp(flow),
                 Action::Close => self.io.close(flow),
+                Action::Check { place, to, ending } => {
+                    let attempt = self.table.begin_attempt(flow, place);
+                    self.io.check(attempt, to, ending);
+                }
+                Action::Withdraw(place) => {
+                    if let Some(attempt) = self.table.withdraw_attempt(flow, place) {
+                        self.io.close(attempt);
+                    }
+                }
                 Action::Resolve => {
                     if let Some(Flow::Probe(probing)) = self.table.flow(flow) {
                         let target = probing.target;

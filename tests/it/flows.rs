@@ -139,7 +139,9 @@ impl World {
                     self.coming.push((arrived_ns + TRIP_NS + RESIDENCE_NS, coming));
                 }
                 Action::Close => {}
-                Action::Stamp | Action::Resolve => panic!("not the prober's to ask here"),
+                Action::Stamp | Action::Resolve | Action::Check { .. } | Action::Withdraw(_) => {
+                    panic!("not the prober's to ask here")
+                }
             }
         }
         out.clear();

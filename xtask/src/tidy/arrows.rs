@@ -28,11 +28,11 @@ const ARROWS: [(&str, Names); 18] = [
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("schedule wire loss histogram host tcp_info", Names::Only(&["time"])),
+    ("dial schedule wire loss histogram host tcp_info", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.
-const PURE: [&str; 6] = ["event", "loss", "sample", "schedule", "time", "wire"];
+const PURE: [&str; 7] = ["dial", "event", "loss", "sample", "schedule", "time", "wire"];
 
 #[derive(Clone, Copy)]
 enum Names {

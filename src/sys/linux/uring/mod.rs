@@ -31,10 +31,11 @@ use socket2::Socket;
 use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
 use super::stamp;
-use crate::event::{Failure, FlowId};
+use crate::event::{Answer, Ending, Failure, FlowId};
 use crate::sys::io::{Pending, Ready, Waker};
 use crate::sys::{
-    Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure, socket,
+    Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
+    socket,
 };
 use crate::time::{Mono, NS_PER_SECOND};
 
@@ -66,6 +67,7 @@ pub struct Uring {
     stamps: bool,
     tx_stamps: TxStampSource,
     busy_poll: bool,
+    checks: Option<Checks>,
 }
 
 impl Uring {
@@ -105,6 +107,7 @@ impl Uring {
             stamps: options.stamps,
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
+            checks: None,
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -153,6 +156,26 @@ impl Uring {
         let key = self.insert(connection);
         let pushed = self.push(Op::Connect, key, connect);
         self.fail_on_error(key, pushed);
+    }
+
+    /// See [`crate::sys::Io::enable_checks`].
+    ///
+    /// # Errors
+    /// Those of registering raw sockets.
+    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
+        self.checks = Some(checks);
+        Ok(())
+    }
+
+    /// See [`crate::sys::Io::check`].
+    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
+        let answer = Answer {
+            result: Err(Failure::Local(0)),
+            rtt: None,
+            syn_retransmits: 0,
+            completed: false,
+        };
+        self.pending.push_back((flow, Ready::Answered(answer)));
     }
 
     /// See [`crate::sys::Io::stamp`].

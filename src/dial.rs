@@ -7,7 +7,7 @@ use crate::time::Mono;
 
 /// The addresses of one target and the patience with it.
 #[derive(Debug)]
-pub(super) struct Dialer {
+pub struct Dialer {
     addresses: Vec<SocketAddr>,
     current: usize,
     backoff_ns: u64,
@@ -22,7 +22,8 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// `resolve_interval_ns` is `None` for literal addresses, which are never resolved.
-    pub(super) fn new(
+    #[must_use]
+    pub fn new(
         addresses: Vec<SocketAddr>,
         resolve_interval_ns: Option<u64>,
         jitter: u64,
@@ -42,7 +43,7 @@ impl Dialer {
     }
 
     /// The address to connect to now; `None` while the name is unresolved.
-    pub(super) fn dial(&mut self, at: Mono) -> Option<SocketAddr> {
+    pub fn dial(&mut self, at: Mono) -> Option<SocketAddr> {
         let address = self.addresses.get(self.current).or_else(|| self.addresses.first())?;
         self.dialed_at = Some(at);
         Some(*address)
@@ -51,7 +52,7 @@ impl Dialer {
     /// The attempt failed, or its connection ended. Returns when to dial again.
     ///
     /// A connection that gave a reply is taken up again at once, on the same address.
-    pub(super) fn failed(&mut self, at: Mono, replied: bool) -> Mono {
+    pub fn failed(&mut self, at: Mono, replied: bool) -> Mono {
         let soonest = self.dialed_at.map_or(at, |dialed_at| later(dialed_at, BACKOFF_NS_MIN));
         if replied {
             return soonest.max(at);
@@ -63,20 +64,20 @@ impl Dialer {
     }
 
     /// When to try again after an attempt that led nowhere; each takes twice as long.
-    pub(super) fn back_off(&mut self, at: Mono) -> Mono {
+    pub fn back_off(&mut self, at: Mono) -> Mono {
         let backoff_ns = self.backoff_ns;
         self.backoff_ns = (backoff_ns * 2).min(BACKOFF_NS_MAX);
         later(at, backoff_ns + backoff_ns / JITTER_ONE * self.jitter / 4)
     }
 
     /// The peer works.
-    pub(super) const fn replied(&mut self) {
+    pub const fn replied(&mut self) {
         self.backoff_ns = BACKOFF_NS_MIN;
     }
 
     /// The resolver answered. `None` keeps what is known; a connection that stands is kept even if
     /// its address is gone, until it fails.
-    pub(super) fn resolved(&mut self, addresses: Option<&[SocketAddr]>) {
+    pub fn resolved(&mut self, addresses: Option<&[SocketAddr]>) {
         self.asked_at = None;
         let Some(addresses) = addresses.filter(|addresses| !addresses.is_empty()) else { return };
         let current = self.addresses.get(self.current).copied();
@@ -88,13 +89,13 @@ impl Dialer {
     }
 
     /// Whether the resolver is to be asked before this dial.
-    pub(super) fn asks_before_dial(&mut self, at: Mono) -> bool {
+    pub fn asks_before_dial(&mut self, at: Mono) -> bool {
         let again = self.resolve_interval_ns.is_some() && self.dialed_at.is_some();
         (again || self.addresses.is_empty()) && self.asks(at)
     }
 
     /// Whether the resolver is to be asked because the interval is over.
-    pub(super) fn asks_by_interval(&mut self, at: Mono) -> bool {
+    pub fn asks_by_interval(&mut self, at: Mono) -> bool {
         let (Some(interval_ns), Some(resolve_at)) = (self.resolve_interval_ns, self.resolve_at)
         else {
             return false;
@@ -107,7 +108,7 @@ impl Dialer {
     }
 
     /// When the interval is over.
-    pub(super) const fn resolve_at(&self) -> Option<Mono> {
+    pub const fn resolve_at(&self) -> Option<Mono> {
         self.resolve_at
     }
 
@@ -122,12 +123,12 @@ impl Dialer {
 }
 
 /// The point `ns` after `at`, saturating.
-pub(super) const fn later(at: Mono, ns: u64) -> Mono {
+pub const fn later(at: Mono, ns: u64) -> Mono {
     Mono::from_ns(at.as_ns().saturating_add(ns))
 }
 
 /// One whole backoff in units of the jitter.
-pub(super) const JITTER_ONE: u64 = 256;
+pub const JITTER_ONE: u64 = 256;
 /// First wait after a failure, and the least time between two dials.
 const BACKOFF_NS_MIN: u64 = 500_000_000;
 /// Longest wait, before jitter.
