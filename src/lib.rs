@@ -43,7 +43,7 @@
 //!
 //! ```text
 //! main → cli → config          app → everything
-//!              app → worker → { probe, echo } → { event, sample, schedule, wire, loss } → time
+//!              app → worker → { probe, echo, check } → { event, sample, schedule, dial, wire, loss } → time
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
 //! ```
@@ -60,6 +60,7 @@ pub mod dial;
 
 pub mod probe;
 pub mod echo;
+pub mod check;
 
 pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]

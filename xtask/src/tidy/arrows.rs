@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 18] = [
+const ARROWS: [(&str, Names); 19] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -19,11 +19,14 @@ const ARROWS: [(&str, Names); 18] = [
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
     (
         "worker",
-        Names::Only(&["echo", "event", "probe", "sample", "schedule", "stats", "sys", "time"]),
+        Names::Only(&[
+            "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "time",
+        ]),
     ),
     ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
+    ("check", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
