@@ -43,7 +43,7 @@
 //!
 //! ```text
 //! main → cli → config          app → everything
-//!              app → worker → { probe, echo, check } → { event, sample, schedule, dial, wire, loss } → time
+//!              app → worker → { probe, echo, check } → { event, sample, schedule, … } → time
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
 //! ```

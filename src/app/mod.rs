@@ -3,6 +3,7 @@
 
 mod output;
 mod preflight;
+mod probing;
 mod signals;
 
 use std::future::Future;
@@ -15,20 +16,15 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
-use crate::config::{
-    Config, HostPort, MeasuringSection, ProbeSection, ServeSection, Target, WebSection, WireChoice,
-    limits,
-};
+use self::probing::Probed;
+use crate::config::{Config, HostPort, MeasuringSection, ServeSection, WebSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::http::{self, HttpState};
-use crate::probe::{ProbeSettings, Wire};
-use crate::schedule;
-use crate::stats::slo::{Objective, Objectives};
-use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
-use crate::sys::{self, Detected, IoOptions, Priority, clock, socket};
+use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::sys::{self, Checks, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
-use crate::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
+use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,19 +82,6 @@ struct App {
     lookups: Arc<Semaphore>,
     output: Option<Output>,
     http: Option<Http>,
-}
-
-/// What the control plane knows of a target.
-struct Probed {
-    /// Index in `App::probers`.
-    worker: usize,
-    address: HostPort,
-    series: Arc<ProbeSeries>,
-    /// The last lookup failed, and that was logged.
-    unresolved: Arc<AtomicBool>,
-    /// A lookup is under way: another one would not be faster.
-    looking_up: Arc<AtomicBool>,
-    finished: bool,
 }
 
 /// The running HTTP server.
@@ -196,56 +179,13 @@ impl App {
                 .with_context(|| format!("--listen {at}: cannot listen there"))?;
             at = listener.local_addr()?.as_socket().context("a TCP address")?;
             let series = self.stats.add_echo(EchoSeries::new(at.to_string()));
-            let worker = workshop.make(format!("echo-{number}"))?;
+            let worker = workshop.make(format!("echo-{number}"), None)?;
             worker.change(Change::Serve(listener, settings, series));
             self.responders.push(worker);
         }
         let io = self.responders.first().map_or("", |worker| worker.io_name);
         tracing::info!(address = %at, io, threads, "responder listening");
         Ok(at)
-    }
-
-    /// Starts the prober.
-    fn probe(
-        &mut self,
-        probe: &ProbeSection,
-        answering_at: Option<SocketAddr>,
-        workshop: &mut Workshop<'_>,
-    ) -> Result<()> {
-        let own = answering_at.map(own_target);
-        let targets = match (probe.targets.as_slice(), &own) {
-            ([], Some(own)) => std::slice::from_ref(own),
-            ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
-            (targets, _) => targets,
-        };
-        preflight::check(targets, &probe.socket)?;
-        let threads = workshop.measuring.threads.min(targets.len());
-        for number in 0..threads {
-            self.probers.push(workshop.make(format!("probe-{number}"))?);
-        }
-        let io = self.probers.first().map_or("", |worker| worker.io_name);
-        tracing::info!(targets = targets.len(), io, threads, stamps = workshop.stamps, "probing");
-        let options = Arc::new(probe.socket.clone());
-        let objectives = Arc::new(objectives(probe));
-        for (number, target) in targets.iter().enumerate() {
-            let address = target.address.to_string();
-            let series =
-                ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
-            let series = self.stats.add_probe(series);
-            let worker = number % threads;
-            self.probers[worker].change(Change::Probe(Box::new(NewProbe {
-                target: TargetId(u32::try_from(number).context("too many targets")?),
-                settings: settings(probe, &target.address, number, workshop.stamps),
-                options: Arc::clone(&options),
-                series: Arc::clone(&series),
-            })));
-            let address = target.address.clone();
-            let (unresolved, looking_up) = (Arc::default(), Arc::default());
-            let probed =
-                Probed { worker, address, series, unresolved, looking_up, finished: false };
-            self.targets.push(probed);
-        }
-        Ok(())
     }
 
     /// The control plane: answers reports until something ends the program, then stops.
@@ -284,7 +224,8 @@ impl App {
             return;
         }
         let looking_up = Arc::clone(&probed.looking_up);
-        let series = Arc::clone(&probed.series);
+        let series = probed.series.clone();
+        let follower = probed.follower.clone();
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
         let HostPort { host, port } = probed.address.clone();
@@ -305,6 +246,7 @@ impl App {
                 unresolved.store(false, Ordering::Relaxed);
             }
             let addresses = addresses.ok().filter(|_| known);
+            probing::follow(follower.as_ref(), addresses.as_deref().unwrap_or_default());
             looking_up.store(false, Ordering::Relaxed);
             tell.change(Change::Resolved(target, addresses));
         });
@@ -354,7 +296,7 @@ impl App {
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
         }
-        let answered = |probed: &Probed| probed.series.snapshot().counters.received > 0;
+        let answered = |probed: &Probed| probed.series.answered();
         let good = self.targets.is_empty() || self.targets.iter().any(answered);
         Ok(if good { Verdict::Good } else { Verdict::Unanswered })
     }
@@ -362,7 +304,7 @@ impl App {
 
 impl Workshop<'_> {
     /// Starts one more measuring thread.
-    fn make(&mut self, name: String) -> Result<Worker> {
+    fn make(&mut self, name: String, checks: Option<Checks>) -> Result<Worker> {
         let pin = &self.measuring.pin;
         let cpu = pin.get(self.pinned % pin.len().max(1)).copied();
         self.pinned += 1;
@@ -376,7 +318,7 @@ impl Workshop<'_> {
             },
             cpu,
             priority: self.measuring.priority,
-            checks: None,
+            checks,
             changes_max: limits::CHANGES_MAX,
         };
         let series = self.stats.add_worker(WorkerSeries::new(name));
@@ -405,18 +347,6 @@ fn serve_http(
     Ok((Http { stop, task }, format!("http://{}/metrics", reachable(address))))
 }
 
-/// The responder of this process as a target.
-fn own_target(answering_at: SocketAddr) -> Target {
-    let at = reachable(answering_at);
-    let host = match at {
-        // A link-local address means nothing without its interface.
-        SocketAddr::V6(at) if at.scope_id() != 0 => format!("{}%{}", at.ip(), at.scope_id()),
-        at => at.ip().to_string(),
-    };
-    let address = HostPort { host, port: at.port() };
-    Target { name: address.to_string(), address }
-}
-
 /// An address of this host by which a listener is reached from here.
 fn reachable(mut listening: SocketAddr) -> SocketAddr {
     // `[::]` is every address of both families.
@@ -424,49 +354,6 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
         listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     listening
-}
-
-fn objectives(probe: &ProbeSection) -> Objectives {
-    let objective = |slo: &crate::config::Slo| Objective {
-        name: slo.name.clone(),
-        threshold_ns: duration_ns(slo.threshold),
-        objective_ratio: slo.objective_ratio,
-    };
-    Objectives::new(probe.slos.iter().map(objective).collect())
-}
-
-/// One target's settings. A literal address is known for ever; a name is asked for by the flow.
-fn settings(
-    probe: &ProbeSection,
-    address: &HostPort,
-    number: usize,
-    stamps: bool,
-) -> ProbeSettings {
-    let literal = address.host.parse::<IpAddr>().ok();
-    let interval_ns = duration_ns(probe.interval);
-    ProbeSettings {
-        interval_ns,
-        phase_ns: schedule::phase_ns(number, interval_ns),
-        timeout_ns: duration_ns(probe.timeout),
-        adaptive: probe.adaptive,
-        window: probe.window,
-        count: probe.count,
-        stop_at: probe.duration.map(|duration| clock::mono().after(duration)),
-        wire: match probe.wire {
-            WireChoice::Auto => Wire::Auto,
-            WireChoice::V1 => Wire::V1,
-            WireChoice::V2 => Wire::V2,
-            WireChoice::V3 => Wire::V3,
-        },
-        padding_bytes: probe.padding_bytes,
-        stamps_wanted: stamps,
-        resolve_interval_ns: match literal {
-            Some(_) => None,
-            None => Some(duration_ns(limits::RESOLVE_INTERVAL)),
-        },
-        in_flight_max: limits::IN_FLIGHT_MAX,
-        addresses: literal.map(|ip| SocketAddr::new(ip, address.port)).into_iter().collect(),
-    }
 }
 
 /// Completes when the output's reader has left; never if there is no output.
@@ -496,26 +383,11 @@ const SETTLE: Duration = Duration::from_millis(400);
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
-
     use super::*;
 
     /// The command line must not know the wire, and the wire must not know the command line.
     #[test]
     fn any_padding_that_can_be_asked_for_can_be_sent() {
         assert_eq!(limits::PADDING_BYTES_MAX, crate::wire::V3_PADDING_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_responder_is_reached_where_it_listens() {
-        let check = |listening: &str, host: &str, target: &str| {
-            let own = own_target(listening.parse().unwrap());
-            assert_eq!((own.address.host.as_str(), own.name.as_str()), (host, target));
-        };
-        check("0.0.0.0:4000", "127.0.0.1", "127.0.0.1:4000");
-        check("[::]:4000", "127.0.0.1", "127.0.0.1:4000");
-        check("[::1]:4000", "::1", "[::1]:4000");
-        check("10.0.0.1:4000", "10.0.0.1", "10.0.0.1:4000");
-        check("[fe80::1%2]:4000", "fe80::1%2", "[fe80::1%2]:4000");
     }
 }

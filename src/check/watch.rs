@@ -642,12 +642,12 @@ mod tests {
             timeout_ms in 1_u64..500,
             in_flight_max in 1_usize..20,
         ) {
-            let count = Some(u64::try_from(replies.len()).unwrap_or(1));
+            let count = u64::try_from(replies.len()).expect("a few");
             let mut script = Script::new(WatchSettings {
                 interval_ns: interval_ms * MS,
                 timeout_ns: timeout_ms * MS,
                 in_flight_max,
-                count,
+                count: Some(count),
                 ..settings()
             });
             let mut next = replies.into_iter();
@@ -660,7 +660,7 @@ mod tests {
             prop_assert!(script.watch.is_finished());
             let mut seqs: Vec<_> = script.checks.iter().map(|check| check.seq).collect();
             seqs.sort_unstable();
-            let expected: Vec<_> = (1..=count.unwrap_or(0)).collect();
+            let expected: Vec<_> = (1..=count).collect();
             prop_assert_eq!(seqs, expected);
             for check in &script.checks {
                 let late = check.elapsed_ns > timeout_ms * MS;

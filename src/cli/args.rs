@@ -120,6 +120,12 @@ pub(super) struct ProberFlags {
     /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
     #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
     pub(super) slo: Vec<String>,
+    /// Half-open checks (SYN, SYN-ACK, RST) instead of echo probes: any TCP port will do.
+    #[arg(long)]
+    pub(super) check: bool,
+    /// How to check: the best that works here, a raw SYN, or a kernel socket.
+    #[arg(long, value_name = "METHOD", value_parser = ["auto", "syn", "quickack", "dial"])]
+    pub(super) method: Option<String>,
     /// One JSON object a probe on standard output, and a summary.
     #[arg(long)]
     pub(super) json: bool,

@@ -10,8 +10,9 @@ use crate::config::{
     BadValue, Config, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
     Target, WebSection, WireChoice, limits, setting,
 };
+use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
 /// The `Config` that a command line stands for.
 pub(super) fn config(cli: &Cli) -> Result<Config, UsageError> {
@@ -115,8 +116,39 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
             ttl: optional("--ttl", flags.ttl.as_ref(), setting::ttl)?,
         },
         slos: objectives(flags, timeout)?,
+        check: check_method(flags)?,
         report: if flags.json { ReportMode::Json } else { ReportMode::Live },
     })
+}
+
+/// The method of half-open checks, if they are wanted; flags of the other kind of probe are none.
+fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError> {
+    let method = flags.method.as_deref();
+    if !flags.check {
+        return match method {
+            Some(method) => Err(UsageError::new(format!(
+                "--method {method}: echo probes have no method; add --check or leave it out"
+            ))),
+            None => Ok(None),
+        };
+    }
+    let echo_only = [
+        ("--wire", flags.wire != "auto"),
+        ("--padding", flags.padding != "0"),
+        ("--adaptive", flags.adaptive),
+        ("--slo", !flags.slo.is_empty()),
+    ];
+    if let Some((flag, _)) = echo_only.into_iter().find(|(_, given)| *given) {
+        let line = format!("{flag}: is for echo probes; leave it out, or leave --check out");
+        return Err(UsageError::new(line));
+    }
+    Ok(Some(method_choice(method.unwrap_or("auto"))))
+}
+
+/// A method by one of the names that clap lets through.
+pub(super) fn method_choice(name: &str) -> MethodChoice {
+    let only = Method::ALL.into_iter().find(|method| method.name() == name);
+    only.map_or(MethodChoice::Auto, MethodChoice::Only)
 }
 
 /// The targets of the command line, then those of the file.

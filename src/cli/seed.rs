@@ -254,6 +254,7 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        check: None,
         slos: Vec::new(),
         report: ReportMode::Quiet,
     }))

@@ -13,8 +13,9 @@ use crate::config::{
     LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo, Target, WebSection,
     WireChoice,
 };
+use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice, Priority};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 /// Splits at spaces only: no word of these tables contains one.
 fn parse_line(line: &str) -> Result<Parsed, UsageError> {
@@ -55,6 +56,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        check: None,
         slos: Vec::new(),
         report: ReportMode::Live,
     }
@@ -162,6 +164,19 @@ fn probe_command_lines() {
             ..nothing()
         },
     );
+}
+
+#[test]
+fn half_open_command_lines() {
+    let by = |check| {
+        let probe = Some(ProbeSection { check: Some(check), ..prober(&["db:1"]) });
+        Config { probe, ..nothing() }
+    };
+    check("probe db:1 --check", by(MethodChoice::Auto));
+    check("probe db:1 --check --method auto", by(MethodChoice::Auto));
+    check("probe db:1 --method syn --check", by(MethodChoice::Only(Method::Syn)));
+    check("probe db:1 --check --method quickack", by(MethodChoice::Only(Method::Quickack)));
+    check("probe db:1 --check --method=dial", by(MethodChoice::Only(Method::Dial)));
 }
 
 #[test]
@@ -365,6 +380,22 @@ fn bad_settings() {
         (
             "probe a:1 a:1",
             "a:1: two targets have this name; write e.g. other=a:1 for one of them".to_owned(),
+        ),
+        (
+            "probe a:1 --check --method raw",
+            "--method raw: must be auto, syn, quickack or dial".to_owned(),
+        ),
+        (
+            "probe a:1 --method syn",
+            "--method syn: echo probes have no method; add --check or leave it out".to_owned(),
+        ),
+        (
+            "probe a:1 --check --wire v2",
+            "--wire: is for echo probes; leave it out, or leave --check out".to_owned(),
+        ),
+        (
+            "probe a:1 --check --slo 1ms:99%",
+            "--slo: is for echo probes; leave it out, or leave --check out".to_owned(),
         ),
         (
             "probe a:1 --wire v1 --padding 10",

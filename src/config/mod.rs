@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice, Priority};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod duration;
@@ -64,6 +64,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly.
     pub slos: Vec<Slo>,
+    /// Check by half-open handshakes instead of echo probes, by this method.
+    pub check: Option<MethodChoice>,
     /// What goes to standard output.
     pub report: ReportMode,
 }

@@ -15,10 +15,10 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::histogram::{HistogramSnapshot, ZERO_THRESHOLD_SECONDS};
-use crate::stats::{EchoSnapshot, ProbeSnapshot, Snapshot};
+use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot};
 use crate::time::seconds;
 
-use super::{CATALOGUE, Family, Kind, Read, Value};
+use super::{Family, Kind, Read, Value, families};
 
 /// Where the samples of one family go.
 pub(super) struct Out<'a, 'e> {
@@ -157,6 +157,18 @@ impl<'e> Out<'_, 'e> {
         Ok(())
     }
 
+    fn checks(
+        &mut self,
+        snapshot: &Snapshot,
+        read: impl Fn(&CheckSnapshot, &mut Out<'_, '_>) -> fmt::Result,
+    ) -> fmt::Result {
+        snapshot.checks.iter().try_for_each(|check| {
+            let target = ("target", &*check.target);
+            let address = ("address", &*check.address);
+            read(check, &mut self.labelled(&[target, address, ("method", check.method.name())]))
+        })
+    }
+
     fn echoes(
         &mut self,
         snapshot: &Snapshot,
@@ -188,7 +200,7 @@ struct Exposition(Arc<Snapshot>);
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        CATALOGUE.iter().try_for_each(|family| family.encode(&self.0, &mut encoder))
+        families().try_for_each(|family| family.encode(&self.0, &mut encoder))
     }
 }
 
@@ -219,6 +231,10 @@ impl Family {
             Read::Probe(read) => out.probes(snapshot, read),
             Read::ProbeCounter(read) => {
                 out.probes(snapshot, |probe, out| out.whole(&[], read(&probe.counters)))
+            }
+            Read::Check(read) => out.checks(snapshot, read),
+            Read::CheckCounter(read) => {
+                out.checks(snapshot, |check, out| out.whole(&[], read(&check.counters)))
             }
             Read::Slo(read) => out.probes(snapshot, |probe, out| {
                 probe.slos.iter().try_for_each(|slo| read(slo, out))
@@ -267,8 +283,10 @@ mod tests {
 
     use crate::histogram::{Boundaries, Histogram};
     use crate::host::{Capability, ProcessUsage};
-    use crate::sample::{Clock, EchoCounters, ProbeCounters, Stage};
-    use crate::stats::{BuildInfo, ProbeSeries, Stats, WorkerSnapshot};
+    use crate::sample::{
+        CheckClock, CheckCounters, Clock, EchoCounters, Method, ProbeCounters, Stage,
+    };
+    use crate::stats::{BuildInfo, CheckSeries, ProbeSeries, Stats, WorkerSnapshot};
 
     use crate::stats::slo::{Objective, Objectives, SloSnapshot};
 
@@ -332,6 +350,30 @@ mod tests {
         ProbeSeries::new("idle", "192.0.2.1:4000", Vec::new(), objectives).snapshot()
     }
 
+    fn check() -> CheckSnapshot {
+        let words = std::array::from_fn(|word| 700 + u64::try_from(word).unwrap());
+        CheckSnapshot {
+            target: "web".to_owned(),
+            address: "192.0.2.7:443".to_owned(),
+            method: Method::Syn,
+            counters: CheckCounters::from_words(words),
+            up: true,
+            newest_clock: Some(CheckClock::Ebpf),
+            rtt: vec![
+                (CheckClock::Ebpf, histogram(&[13_400, 31_300])),
+                (CheckClock::Application, histogram(&[34_100])),
+            ],
+            elapsed: Some(histogram(&[34_100, 1_000_034_100])),
+            lag: Some(histogram(&[500])),
+            resolve_failures: 0,
+        }
+    }
+
+    fn unused_check() -> CheckSnapshot {
+        let boundaries = Arc::new(Boundaries::new(&[]));
+        CheckSeries::new("idle", "192.0.2.8:443", Method::Quickack, boundaries).snapshot()
+    }
+
     fn snapshot() -> Arc<Snapshot> {
         let words = std::array::from_fn(|word| 500 + u64::try_from(word).unwrap());
         Arc::new(Snapshot {
@@ -357,6 +399,7 @@ mod tests {
             log_lines_dropped: 5,
             http_connections_refused: 4,
             probes: vec![probe(), unused_probe()],
+            checks: vec![check(), unused_check()],
             echoes: vec![EchoSnapshot {
                 listener: "0.0.0.0:4000".to_owned(),
                 counters: EchoCounters::from_words(words),
@@ -462,7 +505,7 @@ mod tests {
     fn an_unused_target_has_every_counter_at_zero_and_nothing_unknown() {
         let text = open_metrics_text(snapshot());
         let idle = [("target", "idle")];
-        for family in CATALOGUE.iter().filter(|family| family.name.starts_with("tcp_echo_")) {
+        for family in families().filter(|family| family.name.starts_with("tcp_echo_")) {
             let shown = values(&text, family.name, &idle);
             let sets = match family.name {
                 "tcp_echo_stamps_missing_total" => 5,
@@ -484,7 +527,7 @@ mod tests {
     fn every_sample_stands_under_its_family_with_its_labels_once() {
         let open_metrics = open_metrics_text(snapshot());
         assert!(open_metrics.ends_with("\n# EOF\n"));
-        let mut families = CATALOGUE.iter();
+        let mut families = families();
         let mut family = None::<&Family>;
         let mut seen = HashSet::new();
         for text in prometheus_text(&open_metrics).lines() {
@@ -546,7 +589,7 @@ mod tests {
     #[test]
     fn the_catalogue_follows_the_naming_rules() {
         let mut names = HashSet::new();
-        for family in CATALOGUE {
+        for family in families() {
             let Family { name, kind, unit, help, labels, .. } = family;
             assert!(names.insert(name), "{name} twice");
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
@@ -554,7 +597,7 @@ mod tests {
             let stem = family.stem();
             assert!(unit.is_none_or(|unit| name.starts_with(&format!("{stem}_{unit}"))), "{name}");
             assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
-            assert!(labels.len() <= 3, "{name}");
+            assert!(labels.len() <= 4, "{name}");
             if name.starts_with("tcp_echo_") {
                 assert!(labels.iter().all(|label| super::super::RESERVED_LABELS.contains(label)));
             }

@@ -54,6 +54,13 @@ impl Checks {
         Ok(Self { method: Method::Dial, capabilities: Vec::new(), settings: settings.clone() })
     }
 
+    /// Says once what would have been better and does not work here.
+    pub fn log_missing(&self) {
+        for Capability { name, reason, .. } in self.capabilities.iter().filter(|it| !it.available) {
+            tracing::info!(capability = name, reason, "not available; checking without");
+        }
+    }
+
     /// The method in use.
     #[must_use]
     pub const fn method(&self) -> Method {

@@ -18,10 +18,11 @@ use std::thread::JoinHandle;
 use socket2::Socket;
 
 use self::turn::Turn;
+use crate::check::WatchSettings;
 use crate::echo::ResponderSettings;
 use crate::probe::ProbeSettings;
-use crate::sample::Sample;
-use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::sample::{CheckSample, Sample};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
 
@@ -42,15 +43,24 @@ pub struct WorkerOptions {
     pub changes_max: usize,
 }
 
-/// Finished probes on their way to a writer.
-pub type Samples = SyncSender<(TargetId, Sample)>;
+/// A finished measurement of one target.
+#[derive(Clone, Copy, Debug)]
+pub enum Finished {
+    /// An echo probe.
+    Probe(Sample),
+    /// A half-open check.
+    Check(CheckSample),
+}
+
+/// Finished measurements on their way to a writer.
+pub type Samples = SyncSender<(TargetId, Finished)>;
 
 /// Where a worker's reports go.
 #[derive(Clone, Debug)]
 pub struct Outlets {
     /// Requests and news for the control plane.
     pub reports: tokio::sync::mpsc::Sender<Report>,
-    /// Finished probes for the JSON writer, if there is one.
+    /// Finished measurements for the JSON writer, if there is one.
     pub samples: Option<Samples>,
     /// Counts what the JSON writer was too slow for.
     pub stats: Arc<Stats>,
@@ -73,6 +83,8 @@ impl TargetId {
 pub enum Change {
     /// Probe one more target.
     Probe(Box<NewProbe>),
+    /// Check one more target.
+    Watch(Box<NewWatch>),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// A target's name was resolved (`None`: it could not be).
@@ -94,6 +106,17 @@ pub struct NewProbe {
     pub options: Arc<SocketOptions>,
     /// Where its measurements go.
     pub series: Arc<ProbeSeries>,
+}
+
+/// A target to be checked.
+#[derive(Debug)]
+pub struct NewWatch {
+    /// Its number.
+    pub target: TargetId,
+    /// How.
+    pub settings: WatchSettings,
+    /// Where its measurements go.
+    pub series: Arc<CheckSeries>,
 }
 
 /// What a worker tells the control plane.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::TargetId;
 use super::timers::Timers;
+use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::probe::Probe;
-use crate::stats::{EchoSeries, ProbeSeries};
+use crate::sample::{CheckOutcome, CheckSample};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::time::{Mono, Now};
 
@@ -32,6 +34,7 @@ pub(super) enum Flow {
     Listener(Option<Mono>),
     Echo(Echo),
     Probe(Box<Probing>),
+    Watch(Box<Watching>),
     /// A half-open check that runs for another flow.
     Attempt {
         owner: FlowId,
@@ -56,6 +59,16 @@ pub(super) struct Probing {
     pub(super) logged: Option<Failure>,
 }
 
+/// A target of half-open checks.
+pub(super) struct Watching {
+    pub(super) target: TargetId,
+    pub(super) watch: Watch,
+    pub(super) series: Arc<CheckSeries>,
+    pub(super) told_finished: bool,
+    /// The outcome that was logged last; the same again is not news.
+    pub(super) logged: Option<CheckOutcome>,
+}
+
 impl Table {
     pub(super) fn flow(&mut self, flow: FlowId) -> Option<&mut Flow> {
         self.flows.get_mut(flow.index())
@@ -69,6 +82,7 @@ impl Table {
                 probing.log(&event);
                 probing.probe.on(event, at, outbox);
             }
+            (Some(Flow::Watch(watching)), _) => watching.watch.on(event, at, outbox),
             (Some(Flow::Echo(echo)), Some(answering)) => {
                 echo.on(&mut answering.responder, event, at, outbox);
             }
@@ -79,6 +93,7 @@ impl Table {
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
         match self.flow(flow)? {
             Flow::Probe(probing) => probing.probe.deadline(),
+            Flow::Watch(watching) => watching.watch.deadline(),
             Flow::Echo(echo) => echo.deadline(),
             Flow::Listener(resume_at) => *resume_at,
             Flow::Vacant | Flow::Attempt { .. } => None,
@@ -165,6 +180,22 @@ impl Probing {
                 tracing::warn!(name = target, address, ?failure, "no connection; trying again");
             }
             _ => {}
+        }
+    }
+}
+
+impl Watching {
+    /// Says when a target's outcome changes.
+    pub(super) fn log(&mut self, check: &CheckSample) {
+        if self.logged == Some(check.outcome) {
+            return;
+        }
+        self.logged = Some(check.outcome);
+        let (name, address) = (self.series.target(), self.series.address());
+        let outcome = check.outcome.name();
+        match check.outcome {
+            CheckOutcome::Open => tracing::info!(name, address, outcome, "checked"),
+            _ => tracing::warn!(name, address, outcome, "checked"),
         }
     }
 }

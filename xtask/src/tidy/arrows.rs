@@ -10,7 +10,7 @@ const ARROWS: [(&str, Names); 19] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
-    ("cli", Names::Only(&["config", "log", "sys", "time"])),
+    ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
