@@ -27,6 +27,8 @@ mod http;
 mod exposition;
 /// `probe --json` lines into values.
 mod lines;
+/// `probe --check --json` lines into values.
+mod check_lines;
 /// Probe frames of every wire version in a stream of bytes.
 mod frames;
 /// A packet capture with the kernel's times, and the round trips it shows.
@@ -54,6 +56,8 @@ mod verbatim;
 mod probing;
 /// The defects of the replaced system, each by its number.
 mod defects;
+/// Half-open checks: the wire, the server and the prober tell one story.
+mod half_open;
 /// Targets that are not there, go away or come back.
 mod outages;
 /// The responder under pressure.
