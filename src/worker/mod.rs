@@ -6,7 +6,6 @@
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
 mod table;
-mod timers;
 mod turn;
 
 use std::io;

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
-use super::timers::Timers;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
@@ -14,6 +13,7 @@ use crate::sample::{CheckOutcome, CheckSample};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::time::{Mono, Now};
+use crate::timers::Timers;
 
 /// The flows of one worker.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Table {
 
     pub(super) fn set_timer(&mut self, flow: FlowId) {
         let deadline = self.deadline(flow);
-        self.timers.set(flow, deadline);
+        self.timers.set(flow.0, deadline);
     }
 
     pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
@@ -116,7 +116,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, flow: FlowId) {
         self.flows[flow.index()] = Flow::Vacant;
-        self.timers.set(flow, None);
+        self.timers.set(flow.0, None);
         self.free.push(flow);
     }
 

@@ -21,7 +21,7 @@ use crate::time::{Mono, Now};
 /// The loop.
 pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
     while turn.take_changes() {
-        let deadline = turn.table.timers.next();
+        let deadline = turn.table.timers.soonest();
         // What the kernel has by now is handed over in this turn.
         let seen_until = clock::mono();
         if let Err(error) = turn.io.wait(deadline) {
@@ -204,7 +204,7 @@ impl Turn {
     fn wake_due(&mut self, seen_until: Mono) {
         let mut due = std::mem::take(&mut self.due);
         let now = clock::mono();
-        due.extend(std::iter::from_fn(|| self.table.timers.pop(now)));
+        due.extend(std::iter::from_fn(|| self.table.timers.pop(now).map(FlowId)));
         let mut woken = 0;
         for &flow in &due {
             let at = clock::now();
