@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
+use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
@@ -35,6 +36,7 @@ pub(super) enum Flow {
     Echo(Echo),
     Probe(Box<Probing>),
     Watch(Box<Watching>),
+    Sweep(Box<Sweeping>),
     /// A half-open check that runs for another flow.
     Attempt {
         owner: FlowId,
@@ -83,6 +85,7 @@ impl Table {
                 probing.probe.on(event, at, outbox);
             }
             (Some(Flow::Watch(watching)), _) => watching.watch.on(event, at, outbox),
+            (Some(Flow::Sweep(sweeping)), _) => sweeping.sweep.on(event, at, outbox),
             (Some(Flow::Echo(echo)), Some(answering)) => {
                 echo.on(&mut answering.responder, event, at, outbox);
             }
@@ -94,6 +97,7 @@ impl Table {
         match self.flow(flow)? {
             Flow::Probe(probing) => probing.probe.deadline(),
             Flow::Watch(watching) => watching.watch.deadline(),
+            Flow::Sweep(sweeping) => sweeping.sweep.deadline(),
             Flow::Echo(echo) => echo.deadline(),
             Flow::Listener(resume_at) => *resume_at,
             Flow::Vacant | Flow::Attempt { .. } => None,
