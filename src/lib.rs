@@ -53,6 +53,7 @@ pub mod time;
 pub mod event;
 pub mod sample;
 pub mod schedule;
+pub mod timers;
 pub mod wire;
 pub mod histogram;
 pub mod loss;

@@ -5,8 +5,8 @@
 //! One turn: take changes, wait, hand completions to flows, then wake flows that are due.
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
+mod sweeping;
 mod table;
-mod timers;
 mod turn;
 
 use std::io;
@@ -19,6 +19,7 @@ use socket2::Socket;
 
 use self::turn::Turn;
 use crate::check::WatchSettings;
+use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
 use crate::probe::ProbeSettings;
 use crate::sample::{CheckSample, Sample};
@@ -85,6 +86,10 @@ pub enum Change {
     Probe(Box<NewProbe>),
     /// Check one more target.
     Watch(Box<NewWatch>),
+    /// Begin a sweep, without targets yet.
+    Sweep(Box<NewSweep>),
+    /// More targets of a sweep; `true` promises that these are the last.
+    SweepTargets(TargetId, Vec<SweepTarget>, bool),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// A target's name was resolved (`None`: it could not be).
@@ -119,12 +124,27 @@ pub struct NewWatch {
     pub series: Arc<CheckSeries>,
 }
 
+/// A sweep of half-open checks.
+#[derive(Debug)]
+pub struct NewSweep {
+    /// Its number.
+    pub sweep: TargetId,
+    /// How.
+    pub settings: SweepSettings,
+    /// Where its results go; it pauses while this is full.
+    pub results: Results,
+}
+
+/// Results of a sweep on their way to their reader, many at a time. None is dropped.
+pub type Results = SyncSender<Vec<CheckResult>>;
+
 /// What a worker tells the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
-    /// A target sent its last probe, and all of them are settled.
+    /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
+    /// its results were handed over.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
-use super::timers::Timers;
+use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
@@ -14,6 +14,7 @@ use crate::sample::{CheckOutcome, CheckSample};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::time::{Mono, Now};
+use crate::timers::Timers;
 
 /// The flows of one worker.
 #[derive(Default)]
@@ -35,6 +36,7 @@ pub(super) enum Flow {
     Echo(Echo),
     Probe(Box<Probing>),
     Watch(Box<Watching>),
+    Sweep(Box<Sweeping>),
     /// A half-open check that runs for another flow.
     Attempt {
         owner: FlowId,
@@ -83,6 +85,7 @@ impl Table {
                 probing.probe.on(event, at, outbox);
             }
             (Some(Flow::Watch(watching)), _) => watching.watch.on(event, at, outbox),
+            (Some(Flow::Sweep(sweeping)), _) => sweeping.sweep.on(event, at, outbox),
             (Some(Flow::Echo(echo)), Some(answering)) => {
                 echo.on(&mut answering.responder, event, at, outbox);
             }
@@ -94,6 +97,7 @@ impl Table {
         match self.flow(flow)? {
             Flow::Probe(probing) => probing.probe.deadline(),
             Flow::Watch(watching) => watching.watch.deadline(),
+            Flow::Sweep(sweeping) => sweeping.sweep.deadline(),
             Flow::Echo(echo) => echo.deadline(),
             Flow::Listener(resume_at) => *resume_at,
             Flow::Vacant | Flow::Attempt { .. } => None,
@@ -102,7 +106,7 @@ impl Table {
 
     pub(super) fn set_timer(&mut self, flow: FlowId) {
         let deadline = self.deadline(flow);
-        self.timers.set(flow, deadline);
+        self.timers.set(flow.0, deadline);
     }
 
     pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
@@ -116,7 +120,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, flow: FlowId) {
         self.flows[flow.index()] = Flow::Vacant;
-        self.timers.set(flow, None);
+        self.timers.set(flow.0, None);
         self.free.push(flow);
     }
 

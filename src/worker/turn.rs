@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+use super::sweeping::Sweeping;
 use super::table::{Answering, Flow, Probing, Table, Watching};
-use super::{Change, Finished, NewProbe, NewWatch, Outlets, Report, TargetId};
+use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, TargetId};
 use crate::check::Watch;
+use crate::check::sweep::SweepTarget;
 use crate::echo::{Echo, Responder, ResponderSettings};
 use crate::event::{Action, Event, Failure, FlowId};
 use crate::probe::Probe;
@@ -21,7 +23,7 @@ use crate::time::{Mono, Now};
 /// The loop.
 pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
     while turn.take_changes() {
-        let deadline = turn.table.timers.next();
+        let deadline = turn.table.timers.soonest();
         // What the kernel has by now is handed over in this turn.
         let seen_until = clock::mono();
         if let Err(error) = turn.io.wait(deadline) {
@@ -77,6 +79,10 @@ impl Turn {
             match self.incoming.try_recv() {
                 Ok(Change::Probe(new)) => self.add_probe(*new),
                 Ok(Change::Watch(new)) => self.add_watch(*new),
+                Ok(Change::Sweep(new)) => self.add_sweep(*new),
+                Ok(Change::SweepTargets(sweep, targets, complete)) => {
+                    self.add_sweep_targets(sweep, targets, complete);
+                }
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Finish) => self.finish(),
@@ -107,6 +113,22 @@ impl Turn {
         self.step(flow, Event::Due(at.mono), at);
     }
 
+    fn add_sweep(&mut self, new: NewSweep) {
+        let number = new.sweep;
+        let flow = self.table.insert(Flow::Sweep(Box::new(Sweeping::new(new))));
+        self.by_target.push((number, flow));
+    }
+
+    fn add_sweep_targets(&mut self, sweep: TargetId, targets: Vec<SweepTarget>, complete: bool) {
+        let known = self.by_target.iter().find(|(known, _)| *known == sweep);
+        let Some(&(_, flow)) = known else { return };
+        if let Some(Flow::Sweep(sweeping)) = self.table.flow(flow) {
+            sweeping.sweep.add(targets, complete);
+            let at = clock::now();
+            self.step(flow, Event::Due(Mono::default()), at);
+        }
+    }
+
     fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
         self.table.answering = Some(Answering { responder: Responder::new(settings), series });
         let flow = self.table.insert(Flow::Listener(None));
@@ -131,6 +153,7 @@ impl Turn {
             match flows.get_mut(flow.index()) {
                 Some(Flow::Probe(probing)) => probing.probe.finish(now, outbox),
                 Some(Flow::Watch(watching)) => watching.watch.finish(now, outbox),
+                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
                 _ => {}
             }
             self.apply(flow, now);
@@ -146,6 +169,7 @@ impl Turn {
             match flows.get_mut(flow.index()) {
                 Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
                 Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
+                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
                 _ => {}
             }
             self.apply(flow, now);
@@ -204,7 +228,7 @@ impl Turn {
     fn wake_due(&mut self, seen_until: Mono) {
         let mut due = std::mem::take(&mut self.due);
         let now = clock::mono();
-        due.extend(std::iter::from_fn(|| self.table.timers.pop(now)));
+        due.extend(std::iter::from_fn(|| self.table.timers.pop(now).map(FlowId)));
         let mut woken = 0;
         for &flow in &due {
             let at = clock::now();
@@ -249,9 +273,11 @@ impl Turn {
         }
         self.record(flow);
         match self.table.flow(flow) {
-            Some(Flow::Echo(echo)) if echo.is_closed() => self.table.remove(flow),
-            _ => self.table.set_timer(flow),
+            Some(Flow::Echo(echo)) if echo.is_closed() => return self.table.remove(flow),
+            Some(Flow::Sweep(sweeping)) => sweeping.hand_over(&self.outlets.reports, at.mono),
+            _ => {}
         }
+        self.table.set_timer(flow);
     }
 
     /// Executes the actions in the outbox; a failure to open a socket is returned.

@@ -15,12 +15,13 @@ const ARROWS: [(&str, Names); 19] = [
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
-    ("report", Names::Only(&["event", "sample", "stats", "time"])),
+    ("report", Names::Only(&["event", "histogram", "sample", "stats", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
     (
         "worker",
         Names::Only(&[
             "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "time",
+            "timers",
         ]),
     ),
     ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),
@@ -31,11 +32,11 @@ const ARROWS: [(&str, Names); 19] = [
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("dial schedule wire loss histogram host tcp_info", Names::Only(&["time"])),
+    ("dial schedule timers wire loss histogram host tcp_info", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.
-const PURE: [&str; 7] = ["dial", "event", "loss", "sample", "schedule", "time", "wire"];
+const PURE: [&str; 8] = ["dial", "event", "loss", "sample", "schedule", "time", "timers", "wire"];
 
 #[derive(Clone, Copy)]
 enum Names {
