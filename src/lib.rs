@@ -78,3 +78,5 @@ pub mod config;
 pub mod log;
 pub mod cli;
 pub mod app;
+
+pub mod checker;

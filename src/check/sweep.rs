@@ -20,6 +20,9 @@ use crate::sample::{CheckSample, Method};
 use crate::time::{Mono, Now};
 use crate::timers::Timers;
 
+/// A result's usual patience, see [`SweepSettings::result_age_ns_max`]: what people notice.
+pub const RESULT_AGE_NS_MAX: u64 = 10_000_000;
+
 /// How a sweep works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepSettings {
@@ -31,10 +34,12 @@ pub struct SweepSettings {
     pub timeout_ns: u64,
     /// The method that the I/O uses, for the samples.
     pub method: Method,
+    /// How long a result may wait for company: 0 hands each over at once.
+    pub result_age_ns_max: u64,
 }
 
 /// Whom to ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepTarget {
     /// The caller's number of it.
     pub target: u32,
@@ -42,6 +47,10 @@ pub struct SweepTarget {
     pub addresses: Arc<[SocketAddr]>,
     /// What resolving its name took off the first request's timeout.
     pub lookup_ns: u64,
+    /// How long each request may take, if not as long as the settings say.
+    pub timeout_ns: Option<u64>,
+    /// How a kernel socket is closed.
+    pub ending: Ending,
 }
 
 /// One finished request.
@@ -97,6 +106,7 @@ struct Waiting {
 struct Request {
     target: u32,
     seq: u64,
+    ending: Ending,
     race: Race,
 }
 
@@ -184,7 +194,7 @@ impl Sweep {
             return None;
         }
         self.hand_over_at = None;
-        Some(std::mem::replace(&mut self.results, Vec::with_capacity(BATCH)))
+        Some(std::mem::take(&mut self.results))
     }
 
     /// Results that nobody could take; to be tried again after a moment.
@@ -231,10 +241,12 @@ impl Sweep {
             }
             let Some(Waiting { mut target, remaining }) = self.waiting.pop_front() else { return };
             let lookup_ns = std::mem::take(&mut target.lookup_ns);
-            let timeout_ns = self.settings.timeout_ns.saturating_sub(lookup_ns);
+            let timeout_ns = target.timeout_ns.unwrap_or(self.settings.timeout_ns);
+            let timeout_ns = timeout_ns.saturating_sub(lookup_ns);
             let race = Race::new(Arc::clone(&target.addresses), timeout_ns, at);
             self.begun += 1;
-            let request = Request { target: target.target, seq: self.begun, race };
+            let (number, ending) = (target.target, target.ending);
+            let request = Request { target: number, seq: self.begun, ending, race };
             if remaining > 1 {
                 self.waiting.push_back(Waiting { target, remaining: remaining - 1 });
             }
@@ -261,7 +273,7 @@ impl Sweep {
         let Some(Some(request)) = self.slots.get_mut(index(slot)) else { return };
         while let Some((lane, to)) = request.race.begin(at) {
             let place = slot * LANES + lane;
-            out.push(Action::Check { place, to, ending: Ending::Reset });
+            out.push(Action::Check { place, to, ending: request.ending });
         }
         self.timers.set(slot, Some(request.race.deadline()));
     }
@@ -315,7 +327,7 @@ impl Sweep {
         if self.results.len() == BATCH {
             self.hand_over_at = Some(at);
         }
-        self.hand_over_at.get_or_insert_with(|| later(at, RESULT_AGE_NS_MAX));
+        self.hand_over_at.get_or_insert_with(|| later(at, self.settings.result_age_ns_max));
     }
 }
 
@@ -342,8 +354,6 @@ const BEGIN_AT_ONCE: usize = 64;
 const BATCH: usize = 256;
 /// Results that wait for a slow reader while requests still begin.
 const RESULTS_MAX: usize = 4_096;
-/// How long a result waits for company.
-const RESULT_AGE_NS_MAX: u64 = 10_000_000;
 /// How long a reader that is behind is left alone.
 const READER_PAUSE_NS: u64 = 2_000_000;
 

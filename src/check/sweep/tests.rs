@@ -40,11 +40,17 @@ fn peer(port: u16) -> Peer {
 fn target(number: u32, ports: &[u16]) -> SweepTarget {
     let addresses: Vec<SocketAddr> =
         ports.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port))).collect();
-    SweepTarget { target: number, addresses: interleave(&addresses), lookup_ns: 0 }
+    SweepTarget { target: number, addresses: interleave(&addresses), ..SweepTarget::default() }
 }
 
 fn settings(requests: u64, concurrency: usize) -> SweepSettings {
-    SweepSettings { requests, concurrency, timeout_ns: TIMEOUT_NS, method: Method::Quickack }
+    SweepSettings {
+        requests,
+        concurrency,
+        timeout_ns: TIMEOUT_NS,
+        method: Method::Quickack,
+        result_age_ns_max: RESULT_AGE_NS_MAX,
+    }
 }
 
 /// A sweep in a network of [`peer`]s.

@@ -6,10 +6,14 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 19] = [
+const ARROWS: [(&str, Names); 20] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
+    (
+        "checker",
+        Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
+    ),
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
