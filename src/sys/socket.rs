@@ -116,7 +116,8 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
-fn no_ipv6(error: &io::Error) -> bool {
+/// Whether an error says that this host has no IPv6.
+pub(super) fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || platform::family_unsupported(error)
 }

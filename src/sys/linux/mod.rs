@@ -1,5 +1,6 @@
 //! Linux: kernel stamps, io_uring, and everything else that only this kernel has.
 
+pub mod ports;
 pub mod process;
 pub mod stamp;
 pub mod thread;
