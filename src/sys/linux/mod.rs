@@ -2,6 +2,7 @@
 
 pub mod process;
 pub mod stamp;
+pub mod syn_timer;
 pub mod thread;
 pub mod uring;
 
