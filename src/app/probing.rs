@@ -12,6 +12,7 @@ use crate::check::WatchSettings;
 use crate::config::{HostPort, ProbeSection, Target, WireChoice, limits};
 use crate::event::Ending;
 use crate::histogram::Boundaries;
+use crate::host::Capability;
 use crate::probe::{ProbeSettings, Wire};
 use crate::sample::Method;
 use crate::schedule;
@@ -132,7 +133,7 @@ impl App {
             let checks = Checks::open(&settings)?;
             if number == 0 {
                 self.stats.add_capabilities(&checks.capabilities);
-                checks.log_missing();
+                log_missing(&checks.capabilities);
             }
             method = checks.method();
             followers.push(checks.follower());
@@ -171,6 +172,15 @@ impl App {
             looking_up: Arc::default(),
             finished: false,
         });
+    }
+}
+
+/// Says what would be better and does not work here, once. What nobody wanted is no news.
+pub(super) fn log_missing(capabilities: &[Capability]) {
+    let missing = capabilities.iter().filter(|it| !it.available);
+    for Capability { name, reason, .. } in missing.filter(|it| !it.reason.starts_with("not asked"))
+    {
+        tracing::info!(capability = name, reason, "not available; checking without");
     }
 }
 

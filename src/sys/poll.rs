@@ -10,12 +10,13 @@ use std::time::Duration;
 use polling::{Event as Interest, Events, PollMode, Poller};
 use socket2::Socket;
 
+use super::checks::{self, Attempt, Handshake, Next};
 use super::io::{Pending, Ready, Waker};
 use super::{
     BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
     platform, socket,
 };
-use crate::event::{Answer, Ending, Failure, FlowId, TxStamp};
+use crate::event::{Ending, Failure, FlowId, TxStamp};
 use crate::time::Mono;
 
 /// Readiness I/O of one thread.
@@ -44,6 +45,8 @@ struct Entry {
     queued: Vec<u8>,
     /// What to subtract from stamp keys; `None` while stamps are off.
     stamp_base: Option<u32>,
+    /// The half-open check that this connection is for.
+    check: Option<Attempt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ enum State {
 
 impl Entry {
     const fn new(socket: Socket, state: State) -> Self {
-        Self { socket, state, queued: Vec::new(), stamp_base: None }
+        Self { socket, state, queued: Vec::new(), stamp_base: None, check: None }
     }
 
     /// What the entry waits for in its present state.
@@ -158,14 +161,12 @@ impl Poll {
     }
 
     /// See [`super::Io::check`].
-    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
-        let answer = Answer {
-            result: Err(Failure::Local(0)),
-            rtt: None,
-            syn_retransmits: 0,
-            completed: false,
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
+        let next = match &mut self.checks {
+            Some(checks) => checks.begin(to, ending, false),
+            None => Next::Answer(checks::unasked(Failure::Local(0))),
         };
-        self.pending.push_back((flow, Ready::Answered(answer)));
+        self.go_on_checking(flow, next);
     }
 
     /// See [`super::Io::stamp`].
@@ -204,9 +205,12 @@ impl Poll {
 
     /// See [`super::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
-        let Some(entry) = self.entries.get_mut(flow.index()).and_then(Option::take) else { return };
-        if let Err(error) = self.poller.delete(&entry.socket) {
-            tracing::debug!(%error, "a closed socket was not registered");
+        // An answer that waits has nothing open any more.
+        if let Some(entry) = self.remove(flow)
+            && let (Some(checks), Some(attempt)) = (&mut self.checks, entry.check)
+        {
+            drop(entry.socket);
+            checks.abandon(attempt);
         }
         self.pending.retain(|(owner, _)| *owner != flow);
         self.ready.retain(|event| event.key != flow.index());
@@ -255,6 +259,7 @@ impl Poll {
             match entry.state {
                 State::Paused => {}
                 State::Listening => self.accept(flow),
+                State::Connecting if entry.check.is_some() => self.finish_checking(flow),
                 State::Connecting => self.finish_connecting(flow),
                 State::Open => {
                     let flushed = entry.flush();
@@ -334,6 +339,45 @@ impl Poll {
         self.pending.push_back((flow, Ready::Connected));
     }
 
+    fn finish_checking(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+        let Some((connected, handshake)) = platform::connected(&entry.socket) else { return };
+        let at = clock::now();
+        let Some(Entry { socket, check: Some(attempt), .. }) = self.remove(flow) else { return };
+        let Some(checks) = &mut self.checks else { return };
+        match checks.conclude(attempt, socket, connected, handshake) {
+            Next::Answer(answer) => self.pending.push_back((flow, Ready::Answered(answer, at))),
+            next => self.go_on_checking(flow, next),
+        }
+    }
+
+    /// Connects until something is to be waited for, or there is an answer.
+    fn go_on_checking(&mut self, flow: FlowId, mut next: Next) {
+        loop {
+            let (socket, attempt) = match next {
+                Next::Connect(socket, attempt) => (socket, attempt),
+                Next::Answer(answer) => {
+                    self.pending.push_back((flow, Ready::Answered(answer, clock::now())));
+                    return;
+                }
+            };
+            let entry = Entry { check: Some(attempt), ..Entry::new(socket, State::Connecting) };
+            let started = match entry.socket.connect(&attempt.to().into()) {
+                Err(error) if !platform::connect_in_progress(&error) => Err(error),
+                _ => self.register(flow, &entry),
+            };
+            match (started, &mut self.checks) {
+                (Err(error), Some(checks)) => {
+                    next = checks.conclude(attempt, entry.socket, Err(error), Handshake::default());
+                }
+                _ => {
+                    self.entries[flow.index()] = Some(entry);
+                    return;
+                }
+            }
+        }
+    }
+
     fn fail(&mut self, flow: FlowId, failure: Failure) {
         // What was received or stamped before the end still counts.
         self.drain_stamps(flow);
@@ -345,18 +389,31 @@ impl Poll {
         self.pending.push_back((flow, Ready::Closed(failure)));
     }
 
+    /// Takes a flow's entry away, and its socket from the poller. What the last wait reported of it
+    /// is left.
+    fn remove(&mut self, flow: FlowId) -> Option<Entry> {
+        let entry = self.entries.get_mut(flow.index())?.take()?;
+        if let Err(error) = self.poller.delete(&entry.socket) {
+            tracing::debug!(%error, "a closed socket was not registered");
+        }
+        Some(entry)
+    }
+
     fn insert(&mut self, flow: FlowId, entry: Entry) -> io::Result<()> {
+        self.register(flow, &entry)?;
+        self.entries[flow.index()] = Some(entry);
+        Ok(())
+    }
+
+    /// Has the poller watch an entry that is about to be the flow's.
+    fn register(&mut self, flow: FlowId, entry: &Entry) -> io::Result<()> {
         let slot = flow.index();
         if self.entries.len() <= slot {
             self.entries.resize_with(slot + 1, || None);
         }
-        // SAFETY: `close` deletes every entry from the poller before its socket is dropped, and
-        // `drop` closes them all.
-        unsafe {
-            self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level)?;
-        }
-        self.entries[slot] = Some(entry);
-        Ok(())
+        // SAFETY: every entry that is registered is put into `entries`, and leaves it by `remove`,
+        // which deletes it from the poller before its socket is dropped; `drop` removes them all.
+        unsafe { self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level) }
     }
 
     fn update(&mut self, flow: FlowId) {

@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::checks::Handshake;
 use crate::event::{RxStamps, TxStamp};
 use crate::time::{Mono, Wall, duration_ns};
 
@@ -58,6 +59,32 @@ pub(super) fn uring_remedy(error: &io::Error) -> String {
     error.to_string()
 }
 
+/// No kernel here times a handshake by itself or counts its segments.
+pub(super) const TELLS_HANDSHAKES: bool = false;
+
+/// A TCP socket that never blocks.
+pub(super) fn nonblocking_stream(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The option exists on Linux only.
+pub(super) fn delay_acknowledgement(_socket: &Socket) -> io::Result<()> {
+    let message = "half-open checks by kernel sockets exist on Linux only; use --method dial";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// How connecting ended, if it has.
+pub(super) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {
+    let result = match socket.take_error() {
+        Ok(None) if socket.peer_addr().is_err() => return None,
+        Ok(None) => Ok(()),
+        Ok(Some(error)) | Err(error) => Err(error),
+    };
+    Some((result, Handshake::default()))
+}
+
 /// What to say where an exchange brought no stamps.
 pub(super) const STAMPS_REMEDY: &str =
     "kernel stamps exist on Linux only; use --clock auto or application";
@@ -68,6 +95,14 @@ pub(crate) mod thread {
 
     /// Timed waits are as precise as the system makes them.
     pub(crate) const fn precise_sleep() {}
+
+    /// There are none.
+    ///
+    /// # Errors
+    /// Never.
+    pub(crate) const fn drop_capabilities() -> io::Result<()> {
+        Ok(())
+    }
 
     /// Not offered by this platform.
     ///
@@ -105,5 +140,110 @@ pub(crate) mod process {
     #[must_use]
     pub(crate) fn usage() -> ProcessUsage {
         ProcessUsage::default()
+    }
+}
+
+/// Reserved ports: for the eBPF programs alone, so that none are needed here.
+pub(crate) mod ports {
+    use std::convert::Infallible;
+    use std::io;
+    use std::ops::RangeInclusive;
+
+    /// Reserved ports.
+    #[derive(Debug)]
+    pub struct PortBlock(Infallible);
+
+    impl PortBlock {
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn reserve(_count: u16) -> io::Result<Self> {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "ports are reserved on Linux only"))
+        }
+
+        /// The ports.
+        #[must_use]
+        pub const fn range(&self) -> &RangeInclusive<u16> {
+            match self.0 {}
+        }
+    }
+}
+
+/// Timing SYNs in the kernel: not possible here, so that no value of these types exists.
+pub(crate) mod syn_timer {
+    use std::convert::Infallible;
+    use std::io;
+    use std::net::SocketAddr;
+    use std::ops::RangeInclusive;
+
+    use rttscope_ebpf::AttemptEvent;
+
+    use super::super::syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
+
+    /// Times SYN → SYN-ACK and SYN → RST in the kernel: on Linux only.
+    pub struct SynTimer(Infallible);
+
+    /// Tells a [`SynTimer`] which addresses are checked.
+    #[derive(Clone, Debug)]
+    pub struct Follower(Infallible);
+
+    impl SynTimer {
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn open(ports: RangeInclusive<u16>) -> Result<Self, SynTimerError> {
+            Self::open_with(ports, AttachChoice::Auto)
+        }
+
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn open_with(
+            _ports: RangeInclusive<u16>,
+            _choice: AttachChoice,
+        ) -> Result<Self, SynTimerError> {
+            Err(SynTimerError::Unsupported(std::env::consts::OS.to_owned()))
+        }
+
+        /// How the programs are attached.
+        #[must_use]
+        pub const fn attachment(&self) -> Option<Attachment> {
+            match self.0 {}
+        }
+
+        /// A handle for those who know which addresses are checked.
+        #[must_use]
+        pub const fn follower(&self) -> Follower {
+            match self.0 {}
+        }
+
+        /// The next event, if any.
+        pub const fn next_event(&mut self) -> Option<AttemptEvent> {
+            match self.0 {}
+        }
+
+        /// What the kernel could not tell.
+        #[must_use]
+        pub const fn lost(&self) -> Lost {
+            match self.0 {}
+        }
+    }
+
+    impl Follower {
+        /// Makes sure that the interfaces towards an address carry the programs.
+        ///
+        /// # Errors
+        /// If no route leads there.
+        pub fn follow(&self, _to: SocketAddr) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        /// The opposite, once for each [`Self::follow`].
+        pub fn forget(&self, _to: SocketAddr) {
+            match self.0 {}
+        }
     }
 }

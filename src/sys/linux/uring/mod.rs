@@ -13,6 +13,7 @@
 //! sizes). So accepts are single-shot too. Only stamps may repeat, which harms nobody.
 
 mod buffers;
+mod check;
 mod complete;
 mod connection;
 mod submit;
@@ -31,7 +32,8 @@ use socket2::Socket;
 use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
 use super::stamp;
-use crate::event::{Answer, Ending, Failure, FlowId};
+use crate::event::{Ending, Failure, FlowId};
+use crate::sys::checks::{self, Next};
 use crate::sys::io::{Pending, Ready, Waker};
 use crate::sys::{
     Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
@@ -149,13 +151,7 @@ impl Uring {
 
     /// See [`crate::sys::Io::connect`].
     pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
-        let mut connection = Connection::new(socket, flow);
-        let address = connection.address.insert(Box::new(to.into()));
-        let (pointer, length) = (address.as_ptr().cast(), address.len());
-        let connect = opcode::Connect::new(connection.fd(), pointer, length).build();
-        let key = self.insert(connection);
-        let pushed = self.push(Op::Connect, key, connect);
-        self.fail_on_error(key, pushed);
+        self.push_connect(Connection::new(socket, flow), to);
     }
 
     /// See [`crate::sys::Io::enable_checks`].
@@ -168,14 +164,12 @@ impl Uring {
     }
 
     /// See [`crate::sys::Io::check`].
-    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
-        let answer = Answer {
-            result: Err(Failure::Local(0)),
-            rtt: None,
-            syn_retransmits: 0,
-            completed: false,
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
+        let next = match &mut self.checks {
+            Some(checks) => checks.begin(to, ending, true),
+            None => Next::Answer(checks::unasked(Failure::Local(0))),
         };
-        self.pending.push_back((flow, Ready::Answered(answer)));
+        self.go_on_checking(flow, next, None);
     }
 
     /// See [`crate::sys::Io::stamp`].
@@ -383,9 +377,14 @@ impl Uring {
 
     /// Ends a connection and tells its flow.
     fn fail(&mut self, key: u32, failure: Failure) {
-        if let Some(flow) = self.connection(key).map(|connection| connection.flow) {
+        if let Some(connection) = self.connection(key) {
+            let flow = connection.flow;
+            let told = match connection.check {
+                Some(_) => Ready::Answered(checks::unasked(failure), clock::now()),
+                None => Ready::Closed(failure),
+            };
             self.release(key);
-            self.pending.push_back((flow, Ready::Closed(failure)));
+            self.pending.push_back((flow, told));
         }
     }
 
@@ -395,15 +394,20 @@ impl Uring {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
         let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
+        let check = connection.check;
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
         self.starved.retain(|&waiting| waiting != key);
+        if let (Some(attempt), Some(checks)) = (check, &mut self.checks) {
+            checks.abandon(attempt);
+        }
         if outstanding == 0 {
             self.free_if_idle(key);
             return;
         }
-        if let Some(connection) = self.connections[place(key)].as_deref() {
+        // A FIN would complete the handshake of a check; its RST leaves with the socket.
+        if let (Some(connection), None) = (self.connections[place(key)].as_deref(), check) {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }

@@ -1,6 +1,7 @@
 //! Operations handed to the kernel.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use io_uring::types::Fd;
@@ -8,7 +9,7 @@ use io_uring::{opcode, squeue};
 
 use super::Uring;
 use super::buffers::GROUP;
-use super::connection::{Header, Op};
+use super::connection::{Connection, Header, Op};
 use crate::sys::{BACKLOG_BYTES, RECEIVE_BYTES};
 
 impl Uring {
@@ -17,6 +18,15 @@ impl Uring {
         let read = opcode::Read::new(Fd(self.wake.as_raw_fd()), target, 8).build();
         self.wake_armed = self.next_number();
         self.push_entry(read.user_data(Op::Wake.user_data(0, self.wake_armed)))
+    }
+
+    pub(super) fn push_connect(&mut self, mut connection: Box<Connection>, to: SocketAddr) {
+        let address = connection.address.insert(Box::new(to.into()));
+        let (pointer, length) = (address.as_ptr().cast(), address.len());
+        let connect = opcode::Connect::new(connection.fd(), pointer, length).build();
+        let key = self.insert(connection);
+        let pushed = self.push(Op::Connect, key, connect);
+        self.fail_on_error(key, pushed);
     }
 
     pub(super) fn arm_accept(&mut self, key: u32) -> io::Result<()> {
