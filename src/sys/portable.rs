@@ -125,7 +125,7 @@ pub(crate) mod syn_timer {
 
     use rttscope_ebpf::AttemptEvent;
 
-    use super::super::syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
+    use crate::sys::{AttachChoice, Attachment, Lost, SynTimerError};
 
     /// Times SYN → SYN-ACK and SYN → RST in the kernel: on Linux only.
     pub struct SynTimer(Infallible);

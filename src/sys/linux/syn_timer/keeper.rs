@@ -16,12 +16,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::thread::CapabilitySet;
 use rustix::time::Timespec;
 
-use super::super::super::clock;
-use super::super::super::syn_timer::{Attachment, Lost};
-use super::super::thread::keep_capabilities;
 use super::attach::Interfaces;
 use super::netlink::Netlink;
 use super::route::{self, Destination, Listener};
+use crate::sys::linux::thread::keep_capabilities;
+use crate::sys::{Attachment, Lost, clock};
 use crate::time::Mono;
 
 /// What others ask of the keeper.
@@ -69,21 +68,21 @@ impl Shared {
 
 /// The keeper's own.
 pub(super) struct Keeper {
-    pub(super) interfaces: Interfaces,
-    pub(super) counters: PerCpuArray<MapData, u64>,
-    pub(super) netlink: Netlink,
-    pub(super) listener: Listener,
-    pub(super) requests: Receiver<Request>,
-    pub(super) followed: HashMap<Destination, Followed>,
+    interfaces: Interfaces,
+    counters: PerCpuArray<MapData, u64>,
+    netlink: Netlink,
+    listener: Listener,
+    requests: Receiver<Request>,
+    followed: HashMap<Destination, Followed>,
     /// When the followed addresses are looked up again, if something has changed.
-    pub(super) look_up_at: Option<Mono>,
+    look_up_at: Option<Mono>,
     /// No earlier than this.
-    pub(super) look_up_after: Mono,
+    look_up_after: Mono,
 }
 
 /// A followed address.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Followed {
+struct Followed {
     /// How often it was asked for.
     times: u32,
     /// Whether its interfaces carry the programs.
@@ -91,6 +90,24 @@ pub(super) struct Followed {
 }
 
 impl Keeper {
+    /// For the network namespace of the calling thread.
+    pub(super) fn new(
+        interfaces: Interfaces,
+        counters: PerCpuArray<MapData, u64>,
+        requests: Receiver<Request>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            interfaces,
+            counters,
+            netlink: Netlink::open()?,
+            listener: Listener::open()?,
+            requests,
+            followed: HashMap::new(),
+            look_up_at: None,
+            look_up_after: Mono::default(),
+        })
+    }
+
     /// Works until it is told to end.
     pub(super) fn run(mut self, shared: &Shared) {
         if let Err(error) = keep_capabilities(CapabilitySet::BPF | CapabilitySet::NET_ADMIN) {
