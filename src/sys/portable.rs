@@ -176,6 +176,12 @@ pub(crate) mod syn_timer {
         pub const fn lost(&self) -> Lost {
             match self.0 {}
         }
+
+        /// Detaches everything.
+        #[must_use]
+        pub const fn close(self) -> Lost {
+            match self.0 {}
+        }
     }
 
     impl Follower {

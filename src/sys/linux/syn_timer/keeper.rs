@@ -13,7 +13,7 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray};
 use rttscope_ebpf::counter;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, capabilities};
 use rustix::time::Timespec;
 
 use super::attach::Interfaces;
@@ -110,19 +110,19 @@ impl Keeper {
 
     /// Works until it is told to end.
     pub(super) fn run(mut self, shared: &Shared) {
-        if let Err(error) = keep_capabilities(CapabilitySet::BPF | CapabilitySet::NET_ADMIN) {
+        if let Err(error) = keep_what_is_needed() {
             tracing::debug!(%error, "the SYN timer's keeper keeps every capability");
         }
         let mut count_at = clock::mono();
         loop {
-            if let Err(error) = self.sleep(shared, count_at) {
+            if let Err(error) = self.wait(shared, count_at) {
                 tracing::warn!(%error, "the SYN timer's keeper cannot wait");
                 return;
             }
             // First: who asks now must not be told of an interface that is gone.
             self.hear();
             if !self.answer(shared) {
-                return;
+                return self.count(shared);
             }
             let now = clock::mono();
             if now >= count_at {
@@ -137,7 +137,7 @@ impl Keeper {
         }
     }
 
-    fn sleep(&self, shared: &Shared, count_at: Mono) -> io::Result<()> {
+    fn wait(&self, shared: &Shared, count_at: Mono) -> io::Result<()> {
         let until = self.look_up_at.map_or(count_at, |at| at.min(count_at));
         let timeout = Timespec::try_from(until.duration_since(clock::mono()))
             .expect("a tick is a number of seconds");
@@ -256,6 +256,14 @@ impl Keeper {
             }
         }
     }
+}
+
+/// `CAP_SYS_ADMIN` stands for `CAP_BPF` where only that is held, as before Linux 5.8.
+fn keep_what_is_needed() -> io::Result<()> {
+    let held = capabilities(None)?.effective;
+    let bpf = held & CapabilitySet::BPF;
+    let bpf = if bpf.is_empty() { CapabilitySet::SYS_ADMIN } else { bpf };
+    keep_capabilities(bpf | CapabilitySet::NET_ADMIN)
 }
 
 fn publish(shared: &Shared, interfaces: &Interfaces) {

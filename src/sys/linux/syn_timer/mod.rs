@@ -105,16 +105,21 @@ impl SynTimer {
         None
     }
 
-    /// What the kernel could not tell, up to a second ago.
+    /// What the kernel could not tell until a second ago at most; [`Self::close`] tells all.
     #[must_use]
     pub fn lost(&self) -> Lost {
         let lost = self.follower.shared.lost();
         Lost { events: lost.events.saturating_add(self.unreadable), ..lost }
     }
-}
 
-impl Drop for SynTimer {
-    fn drop(&mut self) {
+    /// Detaches everything; what the kernel could not tell in all that time.
+    #[must_use]
+    pub fn close(mut self) -> Lost {
+        self.end_keeper();
+        self.lost()
+    }
+
+    fn end_keeper(&mut self) {
         // A keeper that has ended hears nothing, and needs not.
         let _ended = self.follower.requests.send(Request::End);
         self.follower.shared.wake();
@@ -123,6 +128,12 @@ impl Drop for SynTimer {
         {
             tracing::error!("the SYN timer's keeper has panicked");
         }
+    }
+}
+
+impl Drop for SynTimer {
+    fn drop(&mut self) {
+        self.end_keeper();
     }
 }
 
