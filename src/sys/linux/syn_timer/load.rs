@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use rttscope_ebpf::{names, port_bit};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::super::super::syn_timer::SynTimerError;
+use crate::sys::SynTimerError;
 
 /// The object in the kernel.
 pub(super) struct Loaded {
