@@ -3,6 +3,7 @@
 pub mod ports;
 pub mod process;
 pub mod stamp;
+pub mod syn;
 pub mod thread;
 pub mod uring;
 

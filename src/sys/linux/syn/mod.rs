@@ -1,0 +1,3 @@
+//! Half-open checks.
+pub mod attempts;
+pub mod segment;
