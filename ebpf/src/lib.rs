@@ -96,6 +96,28 @@ pub struct AttemptEvent {
 }
 
 impl AttemptEvent {
+    /// Bytes of an event in the ring buffer.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// Reads an entry of the ring buffer, field by field; `None` if it has another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let mut rest = &bytes[..];
+        Some(Self {
+            key: FlowKey { local: endpoint(&mut rest)?, remote: endpoint(&mut rest)? },
+            sent: SynSent {
+                first_ns: u64::from_ne_bytes(take(&mut rest)?),
+                last_ns: u64::from_ne_bytes(take(&mut rest)?),
+                sequence: u32::from_ne_bytes(take(&mut rest)?),
+                syns: u32::from_ne_bytes(take(&mut rest)?),
+            },
+            at_ns: u64::from_ne_bytes(take(&mut rest)?),
+            kind: u32::from_ne_bytes(take(&mut rest)?),
+            tcp_flags: u32::from_ne_bytes(take(&mut rest)?),
+        })
+    }
+
     /// From the last SYN to the event, in nanoseconds: the round trip of an answer.
     ///
     /// An answer to an earlier SYN that overtakes the last one's answer looks shorter than it is:
@@ -173,11 +195,22 @@ pub const fn port_bit(port: u16) -> (u32, u64) {
     ((port >> 6) as u32, 1 << (port & 63))
 }
 
+fn endpoint(rest: &mut &[u8]) -> Option<Endpoint> {
+    Some(Endpoint { address_be: take(rest)?, port_be: take(rest)?, zero: take(rest)? })
+}
+
+/// The next bytes.
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*taken)
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
-    use core::mem::{align_of, offset_of, size_of};
+    use core::mem::offset_of;
 
     use super::*;
 
@@ -259,6 +292,40 @@ mod tests {
             tcp_flags: 0x12,
         };
         assert_eq!((event.rtt_ns(), event.elapsed_ns(), event.retransmits()), (300, 1_300, 1));
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let mut bytes = [0_u8; AttemptEvent::BYTES];
+        for (byte, value) in bytes.iter_mut().zip(1..) {
+            *byte = value;
+        }
+        let event = AttemptEvent::from_bytes(&bytes).unwrap();
+        let ends = [event.key.local, event.key.remote];
+        let mut written = [0_u8; AttemptEvent::BYTES];
+        let mut rest = &mut written[..];
+        let mut write = |field: &[u8]| {
+            let (start, after) = core::mem::take(&mut rest).split_at_mut(field.len());
+            start.copy_from_slice(field);
+            rest = after;
+        };
+        for end in ends {
+            write(&end.address_be);
+            write(&end.port_be);
+            write(&end.zero);
+        }
+        write(&event.sent.first_ns.to_ne_bytes());
+        write(&event.sent.last_ns.to_ne_bytes());
+        write(&event.sent.sequence.to_ne_bytes());
+        write(&event.sent.syns.to_ne_bytes());
+        write(&event.at_ns.to_ne_bytes());
+        write(&event.kind.to_ne_bytes());
+        write(&event.tcp_flags.to_ne_bytes());
+        assert_eq!(written, bytes);
+        for length in [0, 1, AttemptEvent::BYTES - 1] {
+            assert_eq!(AttemptEvent::from_bytes(&bytes[..length]), None, "{length}");
+        }
+        assert_eq!(AttemptEvent::from_bytes(&[0; AttemptEvent::BYTES + 1]), None);
     }
 
     #[test]

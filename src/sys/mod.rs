@@ -48,13 +48,16 @@ mod capability;
 mod checks;
 mod io;
 mod signal;
+mod syn_timer;
 #[cfg(test)]
 mod tests;
 
 pub use capability::{Detected, detect};
 pub use checks::{CheckSettings, Checks, Follower, MethodChoice};
 pub use io::{Io, Waker};
+pub use platform::syn_timer::{Follower, SynTimer};
 pub use signal::EndSignals;
+pub use syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
 
 use socket2::Socket;
 
@@ -192,6 +195,16 @@ pub fn set_priority(priority: Priority) -> std::io::Result<()> {
         Priority::Nice(value) => platform::thread::set_nice(value),
         Priority::Fifo(value) => platform::thread::set_fifo(value),
     }
+}
+
+/// Drops what the calling thread may do to the network beyond an ordinary program: `CAP_NET_RAW`,
+/// `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_PERFMON`. Threads that it starts later have them no more
+/// either; those that run keep theirs. Nothing happens where there are no capabilities.
+///
+/// # Errors
+/// If the kernel refuses, which it never does for fewer.
+pub fn drop_capabilities() -> std::io::Result<()> {
+    platform::thread::drop_capabilities()
 }
 
 /// What an error means for a connection.

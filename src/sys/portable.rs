@@ -69,6 +69,14 @@ pub(crate) mod thread {
     /// Timed waits are as precise as the system makes them.
     pub(crate) const fn precise_sleep() {}
 
+    /// There are none.
+    ///
+    /// # Errors
+    /// Never.
+    pub(crate) const fn drop_capabilities() -> io::Result<()> {
+        Ok(())
+    }
+
     /// Not offered by this platform.
     ///
     /// # Errors
@@ -105,5 +113,83 @@ pub(crate) mod process {
     #[must_use]
     pub(crate) fn usage() -> ProcessUsage {
         ProcessUsage::default()
+    }
+}
+
+/// Timing SYNs in the kernel: not possible here, so that no value of these types exists.
+pub(crate) mod syn_timer {
+    use std::convert::Infallible;
+    use std::io;
+    use std::net::SocketAddr;
+    use std::ops::RangeInclusive;
+
+    use rttscope_ebpf::AttemptEvent;
+
+    use super::super::syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
+
+    /// Times SYN → SYN-ACK and SYN → RST in the kernel: on Linux only.
+    pub struct SynTimer(Infallible);
+
+    /// Tells a [`SynTimer`] which addresses are checked.
+    #[derive(Clone)]
+    pub struct Follower(Infallible);
+
+    impl SynTimer {
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn open(ports: RangeInclusive<u16>) -> Result<Self, SynTimerError> {
+            Self::open_with(ports, AttachChoice::Auto)
+        }
+
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn open_with(
+            _ports: RangeInclusive<u16>,
+            _choice: AttachChoice,
+        ) -> Result<Self, SynTimerError> {
+            Err(SynTimerError::Unsupported(std::env::consts::OS.to_owned()))
+        }
+
+        /// How the programs are attached.
+        #[must_use]
+        pub const fn attachment(&self) -> Option<Attachment> {
+            match self.0 {}
+        }
+
+        /// A handle for those who know which addresses are checked.
+        #[must_use]
+        pub const fn follower(&self) -> Follower {
+            match self.0 {}
+        }
+
+        /// The next event, if any.
+        pub const fn next_event(&mut self) -> Option<AttemptEvent> {
+            match self.0 {}
+        }
+
+        /// What the kernel could not tell.
+        #[must_use]
+        pub const fn lost(&self) -> Lost {
+            match self.0 {}
+        }
+    }
+
+    impl Follower {
+        /// Makes sure that the interfaces towards an address carry the programs.
+        ///
+        /// # Errors
+        /// If no route leads there.
+        pub fn follow(&self, _to: SocketAddr) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        /// The opposite, once for each [`Self::follow`].
+        pub fn forget(&self, _to: SocketAddr) {
+            match self.0 {}
+        }
     }
 }

@@ -97,16 +97,22 @@ impl Lab {
     /// Two namespaces joined by a veth pair that carries IPv4 and IPv6.
     pub(crate) fn new() -> io::Result<Self> {
         let lab = Self { prober: Namespace::new()?, responder: Namespace::new()? };
+        lab.join()?;
+        Ok(lab)
+    }
+
+    /// Makes the veth pair; again, if somebody has removed it.
+    pub(crate) fn join(&self) -> io::Result<()> {
         // Ends with the same index in their namespaces look like one device to the kernel, which
         // then tells of a carrier up to a second late (net/core/link_watch.c).
-        lab.prober.ip(&format!(
+        self.prober.ip(&format!(
             "link add {PROBER_INTERFACE} index 11 type veth \
              peer name {RESPONDER_INTERFACE} index 12 netns {}",
-            lab.responder.path()
+            self.responder.path()
         ))?;
         let ends = [
-            (&lab.prober, PROBER_INTERFACE, PROBER_IPS),
-            (&lab.responder, RESPONDER_INTERFACE, RESPONDER_IPS),
+            (&self.prober, PROBER_INTERFACE, PROBER_IPS),
+            (&self.responder, RESPONDER_INTERFACE, RESPONDER_IPS),
         ];
         for (namespace, interface, [v4, v6, link_local]) in ends {
             namespace.ip(&format!("address add {v4}/24 dev {interface}"))?;
@@ -115,8 +121,7 @@ impl Lab {
             namespace.ip(&format!("address add {link_local}/64 dev {interface} nodad"))?;
             namespace.ip(&format!("link set {interface} up"))?;
         }
-        lab.wait_until_it_carries()?;
-        Ok(lab)
+        self.wait_until_it_carries()
     }
 
     /// A link that was just set up drops packets until the kernel has told itself so, up to a

@@ -68,6 +68,8 @@ mod bad_use;
 mod shutdown;
 /// Who may do what.
 mod privileges;
+/// SYNs timed in the kernel, on real interfaces.
+mod syn_timer;
 /// The real Prometheus.
 mod prometheus;
 /// Command lines of tcp_ping_prometheus.

@@ -4,6 +4,7 @@ pub mod ports;
 pub mod process;
 pub mod stamp;
 pub mod syn;
+pub mod syn_timer;
 pub mod thread;
 pub mod uring;
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::num::NonZeroU64;
 
-use rustix::thread::CpuSet;
+use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet, capabilities, set_capabilities};
 
 /// Lets timed waits end within a nanosecond of their deadline instead of the default 50 µs later
 /// (prctl(2), `PR_SET_TIMERSLACK`).
@@ -45,4 +45,25 @@ pub fn set_fifo(priority: u32) -> io::Result<()> {
     // SAFETY: pid 0 is the calling thread; the pointer is valid during the call.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// See [`crate::sys::drop_capabilities`].
+///
+/// # Errors
+/// If the kernel refuses, which it never does for fewer.
+pub fn drop_capabilities() -> io::Result<()> {
+    use CapabilitySet as Set;
+    keep_capabilities(!(Set::BPF | Set::NET_ADMIN | Set::NET_RAW | Set::PERFMON))
+}
+
+/// Drops all capabilities of the calling thread but these. Whatever is neither permitted nor
+/// inheritable leaves the ambient set by itself (capabilities(7)).
+pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let held = capabilities(None)?;
+    let fewer = CapabilitySets {
+        effective: held.effective & kept,
+        permitted: held.permitted & kept,
+        inheritable: held.inheritable & kept,
+    };
+    Ok(set_capabilities(None, fewer)?)
 }
