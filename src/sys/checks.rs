@@ -2,10 +2,11 @@
 //! clock that work come out, with everything that needs a privilege already open.
 
 use std::io;
-use std::net::SocketAddr;
 
-use super::ClockChoice;
+use super::platform::ports::PortBlock;
+use super::platform::syn::SynChecks;
 use super::socket::SocketOptions;
+use super::{ClockChoice, Follower};
 use crate::host::Capability;
 use crate::sample::Method;
 
@@ -38,12 +39,9 @@ pub struct Checks {
     method: Method,
     /// What works here and what does not, for the metric and the log.
     pub capabilities: Vec<Capability>,
-    settings: CheckSettings,
+    /// What [`Method::Syn`] needs.
+    pub(super) syn: Option<Box<SynChecks>>,
 }
-
-/// Tells the eBPF programs where checks will leave. Cheap to clone, usable from any thread.
-#[derive(Clone, Debug)]
-pub struct Follower {}
 
 impl Checks {
     /// Opens what the best wanted method needs.
@@ -51,7 +49,12 @@ impl Checks {
     /// # Errors
     /// If the one method that was asked for does not work here; the message names the remedy.
     pub fn open(settings: &CheckSettings) -> io::Result<Self> {
-        Ok(Self { method: Method::Dial, capabilities: Vec::new(), settings: settings.clone() })
+        let syn = match settings.method {
+            MethodChoice::Only(Method::Syn) => Some(Box::new(open_syn(settings)?)),
+            _ => None,
+        };
+        let method = if syn.is_some() { Method::Syn } else { Method::Dial };
+        Ok(Self { method, capabilities: Vec::new(), syn })
     }
 
     /// The method in use.
@@ -67,13 +70,8 @@ impl Checks {
     }
 }
 
-impl Follower {
-    /// Makes sure that the interface towards this address carries the eBPF programs. Blocks for
-    /// some ten microseconds; what fails costs the better clock, not the check.
-    ///
-    /// # Errors
-    /// No route, or the interface takes no program.
-    pub fn follow(&self, _to: SocketAddr) -> io::Result<()> {
-        Ok(())
-    }
+fn open_syn(settings: &CheckSettings) -> io::Result<SynChecks> {
+    let ports = PortBlock::reserve(256)?;
+    let stamps = settings.clock != ClockChoice::Application;
+    SynChecks::open(ports, &settings.socket, None, stamps)
 }

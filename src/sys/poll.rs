@@ -11,6 +11,7 @@ use polling::{Event as Interest, Events, PollMode, Poller};
 use socket2::Socket;
 
 use super::io::{Pending, Ready, Waker};
+use super::platform::syn::SynChecks;
 use super::{
     BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
     platform, socket,
@@ -33,6 +34,8 @@ pub struct Poll {
     stamps: bool,
     busy_poll: bool,
     checks: Option<Checks>,
+    /// Checks by SYNs of our own, if that is the method.
+    syn: Option<Box<SynChecks>>,
 }
 
 /// What a flow has open.
@@ -103,6 +106,7 @@ impl Poll {
             stamps: options.stamps,
             busy_poll: options.busy_poll,
             checks: None,
+            syn: None,
         })
     }
 
@@ -152,13 +156,25 @@ impl Poll {
     ///
     /// # Errors
     /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
+    pub fn enable_checks(&mut self, mut checks: Checks) -> io::Result<()> {
+        self.forget_raw_sockets();
+        self.syn = checks.syn.take();
         self.checks = Some(checks);
+        let sockets = self.syn.iter().flat_map(|syn| syn.sockets());
+        for (socket, key) in sockets.zip(RAW_KEYS) {
+            // SAFETY: the sockets are deleted from the poller by `forget_raw_sockets` before they
+            // are dropped: here, and in `drop`.
+            unsafe { self.poller.add_with_mode(socket, Interest::readable(key), PollMode::Level)? };
+        }
         Ok(())
     }
 
     /// See [`super::Io::check`].
-    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, _ending: Ending) {
+        if let Some(syn) = &mut self.syn {
+            syn.check(flow, to);
+            return;
+        }
         let answer = Answer {
             result: Err(Failure::Local(0)),
             rtt: None,
@@ -204,6 +220,9 @@ impl Poll {
 
     /// See [`super::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
+        if let Some(syn) = &mut self.syn {
+            syn.withdraw(flow);
+        }
         let Some(entry) = self.entries.get_mut(flow.index()).and_then(Option::take) else { return };
         if let Err(error) = self.poller.delete(&entry.socket) {
             tracing::debug!(%error, "a closed socket was not registered");
@@ -212,11 +231,26 @@ impl Poll {
         self.ready.retain(|event| event.key != flow.index());
     }
 
+    /// See [`super::Io::submit`].
+    pub fn submit(&mut self) {
+        if let Some(syn) = &mut self.syn {
+            syn.flush();
+        }
+    }
+
     /// See [`super::Io::wait`].
     ///
     /// # Errors
     /// Those of the poller.
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
+        let mut deadline = deadline;
+        if let Some(syn) = &mut self.syn {
+            syn.flush();
+            if syn.has_answers() {
+                return Ok(());
+            }
+            deadline = deadline.into_iter().chain(syn.deadline()).min();
+        }
         if !self.pending.is_empty() || !self.ready.is_empty() || self.drain.is_some() {
             return Ok(());
         }
@@ -249,7 +283,16 @@ impl Poll {
                 self.drain_stamps(flow);
                 continue;
             }
+            if let Some((flow, answer, _)) = self.syn.as_mut().and_then(|syn| syn.next_answer()) {
+                return Some((flow, Ready::Answered(answer), 0));
+            }
             let event = self.ready.pop()?;
+            if RAW_KEYS.contains(&event.key) {
+                if let Some(syn) = &mut self.syn {
+                    syn.receive();
+                }
+                continue;
+            }
             let flow = FlowId(u32::try_from(event.key).ok()?);
             let Some(entry) = entry_mut(&mut self.entries, flow) else { continue };
             match entry.state {
@@ -334,6 +377,14 @@ impl Poll {
         self.pending.push_back((flow, Ready::Connected));
     }
 
+    fn forget_raw_sockets(&mut self) {
+        for socket in self.syn.iter().flat_map(|syn| syn.sockets()) {
+            if let Err(error) = self.poller.delete(socket) {
+                tracing::debug!(%error, "a raw socket was not registered");
+            }
+        }
+    }
+
     fn fail(&mut self, flow: FlowId, failure: Failure) {
         // What was received or stamped before the end still counts.
         self.drain_stamps(flow);
@@ -373,8 +424,13 @@ impl Drop for Poll {
         for slot in 0..self.entries.len() {
             self.close(FlowId(u32::try_from(slot).expect("slots are flow ids")));
         }
+        self.forget_raw_sockets();
     }
 }
+
+/// The poller's keys of raw sockets; a flow's key has 32 bits, and the poller keeps the largest for
+/// itself.
+const RAW_KEYS: [usize; 2] = [usize::MAX - 1, usize::MAX - 2];
 
 fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
     entries.get_mut(flow.index())?.as_mut()

@@ -66,6 +66,8 @@ mod naming;
 mod bad_use;
 /// SIGINT and SIGTERM.
 mod shutdown;
+/// Half-open checks by SYNs of our own.
+mod half_open;
 /// Who may do what.
 mod privileges;
 /// SYNs timed in the kernel, on real interfaces.

@@ -193,9 +193,8 @@ impl Attempts {
 
     /// The next attempt whose deadline has come.
     pub fn next_due(&mut self, now: Mono) -> Option<Due> {
-        let is_due = |queue: &&Queue| {
-            queue.first != NONE && self.attempts[place(queue.first)].due <= now
-        };
+        let is_due =
+            |queue: &&Queue| queue.first != NONE && self.attempts[place(queue.first)].due <= now;
         let key = self.queues.iter().find(is_due)?.first;
         let attempt = &mut self.attempts[place(key)];
         if attempt.syns == SYNS_MAX {
@@ -463,8 +462,7 @@ mod tests {
     const B: FlowId = FlowId(0);
 
     fn at(ms: u64) -> Now {
-        let start =
-            Now { mono: Mono::from_ns(5_000_000_000), wall: Wall::from_ns(77_000_000_000) };
+        let start = Now { mono: Mono::from_ns(5_000_000_000), wall: Wall::from_ns(77_000_000_000) };
         start.after(Duration::from_millis(ms))
     }
 

@@ -210,7 +210,7 @@ impl SynChecks {
         for &outgoing in sent[untried..count].iter().rev().flatten() {
             self.outgoing.push_front(outgoing);
         }
-        if let (Some(error), Some(outgoing)) = (error, sent[taken]) {
+        if let (Some(error), Some(Some(outgoing))) = (error, sent.get(taken).copied()) {
             self.refused(outgoing, &error, now);
         }
         count == MESSAGES_MAX
@@ -259,8 +259,7 @@ impl SynChecks {
         let raw = &self.raws[at];
         for message in 0..received {
             let (bytes, control) = (raw.answers.bytes(message), raw.answers.control(message));
-            let segment =
-                if raw.ipv6 { segment::parse(bytes) } else { segment::parse_ipv4(bytes) };
+            let segment = if raw.ipv6 { segment::parse(bytes) } else { segment::parse_ipv4(bytes) };
             let (Some(from), Some(segment)) = (raw.answers.ip(message), segment) else { continue };
             let arrived = stamp::decode(control).stamps.sw;
             if let Some((flow, answer)) = self.attempts.received(from, &segment, arrived, now) {
@@ -343,11 +342,8 @@ fn times(event: &AttemptEvent) -> (IpAddr, Quote, Timed) {
         destination_port: u16::from_be_bytes(event.key.remote.port_be),
         sequence: event.sent.sequence,
     };
-    let timed = Timed {
-        last_ns: event.rtt_ns(),
-        first_ns: event.elapsed_ns(),
-        syns: event.sent.syns,
-    };
+    let timed =
+        Timed { last_ns: event.rtt_ns(), first_ns: event.elapsed_ns(), syns: event.sent.syns };
     (remote, quote, timed)
 }
 

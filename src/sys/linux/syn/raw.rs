@@ -136,8 +136,7 @@ fn set_option<T>(socket: &Socket, level: i32, name: i32, value: &T) -> io::Resul
     let pointer = std::ptr::from_ref(value).cast();
     // SAFETY: `value` is a live reference to a type of this length, and what a filter program
     // points to lives in the caller.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, length) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -31,6 +31,7 @@ use socket2::Socket;
 use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
 use super::stamp;
+use super::syn::SynChecks;
 use crate::event::{Answer, Ending, Failure, FlowId};
 use crate::sys::io::{Pending, Ready, Waker};
 use crate::sys::{
@@ -68,6 +69,10 @@ pub struct Uring {
     tx_stamps: TxStampSource,
     busy_poll: bool,
     checks: Option<Checks>,
+    /// Checks by SYNs of our own, if that is the method.
+    syn: Option<Box<SynChecks>>,
+    /// The number of the wait for each raw socket; 0 while none is armed.
+    raw_armed: [u32; 2],
 }
 
 impl Uring {
@@ -108,6 +113,8 @@ impl Uring {
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
             checks: None,
+            syn: None,
+            raw_armed: [0; 2],
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -162,13 +169,19 @@ impl Uring {
     ///
     /// # Errors
     /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
+    pub fn enable_checks(&mut self, mut checks: Checks) -> io::Result<()> {
+        self.syn = checks.syn.take();
+        self.raw_armed = [0; 2];
         self.checks = Some(checks);
-        Ok(())
+        self.arm_raw_sockets()
     }
 
     /// See [`crate::sys::Io::check`].
-    pub fn check(&mut self, flow: FlowId, _to: SocketAddr, _ending: Ending) {
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, _ending: Ending) {
+        if let Some(syn) = &mut self.syn {
+            syn.check(flow, to);
+            return;
+        }
         let answer = Answer {
             result: Err(Failure::Local(0)),
             rtt: None,
@@ -242,6 +255,9 @@ impl Uring {
 
     /// See [`crate::sys::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
+        if let Some(syn) = &mut self.syn {
+            syn.withdraw(flow);
+        }
         if let Some(key) = self.key(flow) {
             self.release(key);
         }
@@ -253,6 +269,9 @@ impl Uring {
     /// # Errors
     /// Those of io_uring_enter(2).
     pub fn submit(&mut self) -> io::Result<()> {
+        if let Some(syn) = &mut self.syn {
+            syn.flush();
+        }
         match self.ring.submit() {
             Err(error) if !is_transient(&error) => Err(error),
             _ => Ok(()),
@@ -266,9 +285,17 @@ impl Uring {
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
         self.arm_again();
+        let mut deadline = deadline;
+        let mut answered = false;
+        if let Some(syn) = &mut self.syn {
+            syn.flush();
+            answered = syn.has_answers();
+            deadline = deadline.into_iter().chain(syn.deadline()).min();
+            self.arm_raw_sockets()?;
+        }
         // Even with completions at hand this must enter the kernel and ask for more: deferred work,
         // receives among it, runs only then.
-        let at_hand = !self.pending.is_empty() || !self.ring.completion().is_empty();
+        let at_hand = answered || !self.pending.is_empty() || !self.ring.completion().is_empty();
         let left_ns = match deadline {
             _ if self.busy_poll || at_hand => Some(0),
             Some(at) => Some(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)),
@@ -326,6 +353,9 @@ impl Uring {
             if let Some((flow, ready)) = self.pending.pop_front() {
                 return Some((flow, ready, 0));
             }
+            if let Some((flow, answer, _)) = self.syn.as_mut().and_then(|syn| syn.next_answer()) {
+                return Some((flow, Ready::Answered(answer), 0));
+            }
             let entry = self.ring.completion().next()?;
             let (op, key, number) = Op::parse(entry.user_data());
             match op {
@@ -338,6 +368,16 @@ impl Uring {
                     }
                 }
                 Op::Cancel => {}
+                Op::Raw => {
+                    if let Some(armed) = self.raw_armed.get_mut(place(key))
+                        && *armed == number
+                    {
+                        *armed = 0;
+                        if let Some(syn) = &mut self.syn {
+                            syn.receive();
+                        }
+                    }
+                }
                 _ => {
                     if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
                         let flow = self.connection(key).map(|connection| connection.flow);

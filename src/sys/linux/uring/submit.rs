@@ -19,6 +19,25 @@ impl Uring {
         self.push_entry(read.user_data(Op::Wake.user_data(0, self.wake_armed)))
     }
 
+    /// Waits for raw sockets that are not waited for. A poll that is armed looks at what is there,
+    /// so nothing is missed in between.
+    pub(super) fn arm_raw_sockets(&mut self) -> io::Result<()> {
+        for at in 0..self.raw_armed.len() {
+            let Some(socket) = self.syn.as_ref().and_then(|syn| syn.sockets().nth(at)) else {
+                break;
+            };
+            if self.raw_armed[at] != 0 {
+                continue;
+            }
+            let events = (libc::POLLIN | libc::POLLERR).cast_unsigned();
+            let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), u32::from(events)).build();
+            let (key, number) = (u32::try_from(at).expect("0 or 1"), self.next_number());
+            self.push_entry(poll.user_data(Op::Raw.user_data(key, number)))?;
+            self.raw_armed[at] = number;
+        }
+        Ok(())
+    }
+
     pub(super) fn arm_accept(&mut self, key: u32) -> io::Result<()> {
         let Some(connection) = self.connection(key) else { return Ok(()) };
         let (null, length) = (std::ptr::null_mut(), std::ptr::null_mut());
