@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::poll::Poll;
 use super::{Checks, Completion, IoChoice, IoEvent, IoOptions, clock};
 use crate::event::{Answer, Ending, Event, Failure, FlowId, RxStamps, TxStamp};
-use crate::time::Mono;
+use crate::time::{Mono, Now};
 
 /// A thread's I/O. Made and used on one thread only.
 #[derive(Debug)]
@@ -201,7 +201,8 @@ pub(super) enum Ready {
     Received(RxStamps),
     Stamped(TxStamp),
     Closed(Failure),
-    Answered(Answer),
+    /// With the moment at which we learnt of it: closing comes after, and takes time.
+    Answered(Answer, Now),
     Accepted(Socket),
     AcceptFailed(io::Error),
 }
@@ -210,11 +211,13 @@ impl Ready {
     /// Becomes a completion; `bytes` are those of `Received`.
     pub(super) fn complete(self, flow: FlowId, bytes: &[u8]) -> Completion<'_> {
         let event = match self {
+            Self::Answered(answer, at) => {
+                return Completion { flow, at, event: IoEvent::Answered(answer) };
+            }
             Self::Connected => IoEvent::Flow(Event::Connected),
             Self::Received(stamps) => IoEvent::Flow(Event::Received { bytes, stamps }),
             Self::Stamped(stamp) => IoEvent::Flow(Event::Stamped(stamp)),
             Self::Closed(failure) => IoEvent::Flow(Event::Closed(failure)),
-            Self::Answered(answer) => IoEvent::Answered(answer),
             Self::Accepted(socket) => IoEvent::Accepted(socket),
             Self::AcceptFailed(error) => IoEvent::AcceptFailed(error),
         };

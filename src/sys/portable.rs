@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::checks::Handshake;
 use crate::event::{RxStamps, TxStamp};
 use crate::time::{Mono, Wall, duration_ns};
 
@@ -56,6 +57,32 @@ pub(super) fn accept_is_transient(error: &io::Error) -> bool {
 /// Why io_uring is refused: it is not there.
 pub(super) fn uring_remedy(error: &io::Error) -> String {
     error.to_string()
+}
+
+/// No kernel here times a handshake by itself or counts its segments.
+pub(super) const TELLS_HANDSHAKES: bool = false;
+
+/// A TCP socket that never blocks.
+pub(super) fn nonblocking_stream(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The option exists on Linux only.
+pub(super) fn delay_acknowledgement(_socket: &Socket) -> io::Result<()> {
+    let message = "half-open checks by kernel sockets exist on Linux only; use --method dial";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// How connecting ended, if it has.
+pub(super) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {
+    let result = match socket.take_error() {
+        Ok(None) if socket.peer_addr().is_err() => return None,
+        Ok(None) => Ok(()),
+        Ok(Some(error)) | Err(error) => Err(error),
+    };
+    Some((result, Handshake::default()))
 }
 
 /// What to say where an exchange brought no stamps.
@@ -116,6 +143,33 @@ pub(crate) mod process {
     }
 }
 
+/// Reserved ports: for the eBPF programs alone, so that none are needed here.
+pub(crate) mod ports {
+    use std::convert::Infallible;
+    use std::io;
+    use std::ops::RangeInclusive;
+
+    /// Reserved ports.
+    #[derive(Debug)]
+    pub struct PortBlock(Infallible);
+
+    impl PortBlock {
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn reserve(_count: u16) -> io::Result<Self> {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "ports are reserved on Linux only"))
+        }
+
+        /// The ports.
+        #[must_use]
+        pub const fn range(&self) -> &RangeInclusive<u16> {
+            match self.0 {}
+        }
+    }
+}
+
 /// Timing SYNs in the kernel: not possible here, so that no value of these types exists.
 pub(crate) mod syn_timer {
     use std::convert::Infallible;
@@ -131,7 +185,7 @@ pub(crate) mod syn_timer {
     pub struct SynTimer(Infallible);
 
     /// Tells a [`SynTimer`] which addresses are checked.
-    #[derive(Clone)]
+    #[derive(Clone, Debug)]
     pub struct Follower(Infallible);
 
     impl SynTimer {
@@ -189,6 +243,93 @@ pub(crate) mod syn_timer {
 
         /// The opposite, once for each [`Self::follow`].
         pub fn forget(&self, _to: SocketAddr) {
+            match self.0 {}
+        }
+    }
+}
+
+/// Checks by SYNs of our own: not possible here, so that no value of this type exists.
+pub(crate) mod syn {
+    use std::convert::Infallible;
+    use std::io;
+    use std::net::SocketAddr;
+
+    use socket2::Socket;
+
+    use super::ports::PortBlock;
+    use crate::event::{Answer, FlowId};
+    use crate::sys::socket::SocketOptions;
+    use crate::sys::{Follower, SynTimerError};
+    use crate::time::{Mono, Now};
+
+    /// Checks of one I/O by SYNs of our own: on Linux only.
+    #[derive(Debug)]
+    pub struct SynChecks(Infallible);
+
+    impl SynChecks {
+        /// Not offered by this platform.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn open(_ports: PortBlock, _options: &SocketOptions) -> io::Result<Self> {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "raw TCP works on Linux only"))
+        }
+
+        /// Has the eBPF programs time the checks.
+        ///
+        /// # Errors
+        /// If they cannot be loaded.
+        pub const fn be_timed(&mut self) -> Result<Follower, SynTimerError> {
+            match self.0 {}
+        }
+
+        /// Has the sockets' own stamps time the checks.
+        ///
+        /// # Errors
+        /// If the kernel has none.
+        pub const fn stamp(&self) -> io::Result<()> {
+            match self.0 {}
+        }
+
+        /// The sockets to wait for.
+        pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+            std::iter::empty()
+        }
+
+        /// Begins a check.
+        pub const fn check(&mut self, _flow: FlowId, _to: SocketAddr) {
+            match self.0 {}
+        }
+
+        /// Gives a flow's check up.
+        pub const fn withdraw(&mut self, _flow: FlowId) {
+            match self.0 {}
+        }
+
+        /// When [`Self::flush`] has something to do by itself.
+        #[must_use]
+        pub const fn deadline(&self) -> Option<Mono> {
+            match self.0 {}
+        }
+
+        /// Whether [`Self::next_answer`] has one.
+        #[must_use]
+        pub const fn has_answers(&self) -> bool {
+            match self.0 {}
+        }
+
+        /// The next answer, and when we learnt of it.
+        pub const fn next_answer(&mut self) -> Option<(FlowId, Answer, Now)> {
+            match self.0 {}
+        }
+
+        /// Sends what waits.
+        pub const fn flush(&mut self) {
+            match self.0 {}
+        }
+
+        /// Takes in everything that has arrived.
+        pub const fn receive(&mut self) {
             match self.0 {}
         }
     }

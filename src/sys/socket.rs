@@ -2,12 +2,13 @@
 //! backend. A socket leaves here in blocking mode; the readiness backend changes that.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::platform;
+use crate::event::Ending;
 
 /// Options of a prober's socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,19 +52,79 @@ impl From<ProberError> for io::Error {
     }
 }
 
+/// How a checker's socket behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// It does not acknowledge a SYN-ACK at once.
+    pub delays_acknowledgement: bool,
+    /// How it is closed.
+    pub ending: Ending,
+    /// The local port, which others of ours may use as well; `None` for whichever is free.
+    pub port: Option<u16>,
+    /// Whether it blocks: io_uring wants that.
+    pub blocking: bool,
+}
+
 /// A socket ready to connect to `to`.
 ///
 /// # Errors
 /// The system's error, with the option that failed.
 pub fn prober(to: SocketAddr, options: &SocketOptions) -> Result<Socket, ProberError> {
-    let named = |option: String| |error| ProberError { option: Some(option), error };
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    apply(&socket, to, options)?;
+    if let Some(source) = options.source {
+        bind_source(&socket, source)?;
+    }
+    tune(&socket)?;
+    platform::keep_bursts_unpaced(&socket);
+    Ok(socket)
+}
+
+/// A socket ready to check `to` by connecting.
+///
+/// # Errors
+/// The system's error, with the option that failed; `AddrInUse` if the port is not to be had.
+pub fn checker(
+    to: SocketAddr,
+    options: &SocketOptions,
+    manner: &Manner,
+) -> Result<Socket, ProberError> {
+    let domain = Domain::for_address(to);
+    let socket = if manner.blocking {
+        Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?
+    } else {
+        platform::nonblocking_stream(domain)?
+    };
+    apply(&socket, to, options)?;
+    if manner.delays_acknowledgement {
+        platform::delay_acknowledgement(&socket)?;
+    }
+    if manner.ending == Ending::Reset {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    match (manner.port, options.source) {
+        (Some(port), source) => {
+            let any: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::new(source.unwrap_or(any), port).into())?;
+        }
+        (None, Some(source)) => bind_source(&socket, source)?,
+        (None, None) => {}
+    }
+    Ok(socket)
+}
+
+/// What shapes the packets.
+fn apply(socket: &Socket, to: SocketAddr, options: &SocketOptions) -> Result<(), ProberError> {
     if let Some(name) = &options.interface {
-        platform::bind_interface(&socket, name, to.is_ipv6())
+        platform::bind_interface(socket, name, to.is_ipv6())
             .map_err(named(format!("--interface {name}")))?;
     }
     if let Some(dscp) = options.dscp {
-        platform::set_traffic_class(&socket, to.is_ipv6(), u32::from(dscp) << 2)
+        platform::set_traffic_class(socket, to.is_ipv6(), u32::from(dscp) << 2)
             .map_err(named(format!("--dscp {dscp}")))?;
     }
     if let Some(ttl) = options.ttl {
@@ -72,13 +133,16 @@ pub fn prober(to: SocketAddr, options: &SocketOptions) -> Result<Socket, ProberE
             if to.is_ipv6() { socket.set_unicast_hops_v6(hops) } else { socket.set_ttl_v4(hops) };
         set.map_err(named(format!("--ttl {ttl}")))?;
     }
-    if let Some(source) = options.source {
-        let from = SocketAddr::new(source, 0);
-        socket.bind(&from.into()).map_err(named(format!("--source {source}")))?;
-    }
-    tune(&socket)?;
-    platform::keep_bursts_unpaced(&socket);
-    Ok(socket)
+    Ok(())
+}
+
+fn bind_source(socket: &Socket, source: IpAddr) -> Result<(), ProberError> {
+    let from = SocketAddr::new(source, 0);
+    socket.bind(&from.into()).map_err(named(format!("--source {source}")))
+}
+
+fn named(option: String) -> impl FnOnce(io::Error) -> ProberError {
+    |error| ProberError { option: Some(option), error }
 }
 
 /// A listening socket. `:port` (the IPv6 unspecified address) serves both families, or IPv4 alone

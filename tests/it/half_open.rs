@@ -3,6 +3,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rttscope::event::{Answer, Ending, Failure, FlowId};
@@ -15,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::capture::{Capture, SYN};
 use crate::lab::{PROBER_INTERFACE, RESPONDER_IPS};
-use crate::site::{Io, Site, report_skip};
+use crate::site::{Io, Place, Site, report_skip};
 use crate::turn::{self, Turn};
 
 everywhere! {
@@ -44,6 +46,11 @@ struct Checker {
 impl Checker {
     /// Opens in the calling thread's namespace; or says why it cannot, having reported the skip.
     fn open(io: Io, test: &str) -> Option<Self> {
+        Self::open_towards(io, test, None)
+    }
+
+    /// The same; the eBPF programs follow this target.
+    fn open_towards(io: Io, test: &str, to: Option<SocketAddr>) -> Option<Self> {
         let settings = CheckSettings {
             method: MethodChoice::Only(Method::Syn),
             checks_max: 256,
@@ -57,12 +64,21 @@ impl Checker {
             other => other.unwrap(),
         };
         assert_eq!(checks.method(), Method::Syn);
+        let follower = checks.follower();
+        if let Some(to) = to {
+            let Some(follower) = &follower else {
+                let gap = checks.capabilities.iter().find(|found| found.name == "ebpf_syn_timer");
+                report_skip(test, &gap.unwrap().reason);
+                return None;
+            };
+            follower.follow(to).unwrap();
+        }
         let backend = match io {
             Io::Uring => IoChoice::Uring,
             Io::Poll => IoChoice::Poll,
         };
         let options = IoOptions { backend, ..IoOptions::default() };
-        let mut io = rttscope::sys::Io::open(&options).unwrap().0;
+        let (mut io, _) = rttscope::sys::Io::open(&options).unwrap();
         io.enable_checks(checks).unwrap();
         Some(Self { io, answers: Vec::new() })
     }
@@ -139,19 +155,54 @@ fn nobody_was_accepted(listener: &TcpListener) {
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
 }
 
-fn rtt_ns(answer: &Answer) -> u64 {
-    let (clock, ns) = answer.rtt.expect("the kernel stamps");
-    assert_eq!(clock, CheckClock::Kernel);
-    ns
+/// Does `work` there on a thread without these capabilities.
+fn run_without<T: Send>(place: &Place, lost: CapabilitySet, work: impl FnOnce() -> T + Send) -> T {
+    let on_thread = || {
+        let held = capabilities(None).unwrap();
+        let fewer = CapabilitySets {
+            effective: held.effective & !lost,
+            permitted: held.permitted & !lost,
+            inheritable: held.inheritable & !lost,
+        };
+        set_capabilities(None, fewer).unwrap();
+        work()
+    };
+    let done = place.run(|| thread::scope(|scope| scope.spawn(on_thread).join()));
+    done.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs a script by either clock: with a checker that the eBPF programs time, or without them.
+fn by_each_clock(
+    site: &Site,
+    test: &str,
+    to: SocketAddr,
+    script: impl Fn(&mut Checker, CheckClock) + Sync,
+) {
+    site.prober_place().run(|| {
+        if let Some(mut checker) = Checker::open_towards(site.io, test, Some(to)) {
+            script(&mut checker, CheckClock::Ebpf);
+        }
+    });
+    let no_ebpf = CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
+    run_without(&site.prober_place(), no_ebpf, || {
+        if let Some(mut checker) = Checker::open(site.io, test) {
+            // Stamping begins some time after the first socket asks for it.
+            checker.ask(to);
+            script(&mut checker, CheckClock::Kernel);
+        }
+    });
+}
+
+fn rtt(answer: &Answer, clock: CheckClock) -> Duration {
+    let (by, ns) = answer.rtt.expect("the kernel times it");
+    assert_eq!(by, clock);
+    Duration::from_nanos(ns)
 }
 
 fn open_and_closed_ports_are_told_apart_and_timed_by_the_kernel(site: &Site) {
     let listener = listen(site);
     let (open, closed) = (listener.local_addr().unwrap(), closed_port(site));
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::open") else { return };
-        // Stamping begins some time after the first socket asks for it.
-        checker.ask(open);
+    by_each_clock(site, "half_open::open", open, |checker, clock| {
         for (to, result) in [(open, Ok(())), (closed, Err(Failure::Refused))] {
             for _ in 0..20 {
                 let started = Instant::now();
@@ -159,7 +210,7 @@ fn open_and_closed_ports_are_told_apart_and_timed_by_the_kernel(site: &Site) {
                 let elapsed = started.elapsed();
                 let expected = Answer { result, rtt: answer.rtt, ..PLAIN };
                 assert_eq!(answer, expected, "{to}");
-                let rtt = Duration::from_nanos(rtt_ns(&answer));
+                let rtt = rtt(&answer, clock);
                 assert!(!rtt.is_zero() && rtt < elapsed, "{rtt:?} of {elapsed:?}");
             }
         }
@@ -196,9 +247,11 @@ fn a_silent_target_is_given_up_and_its_flow_used_again_at_once(site: &Site) {
 }
 
 fn a_syn_dropped_once_is_sent_again_and_the_second_is_timed(site: &Site) {
-    let narrow = Narrow::new(site);
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::dropped") else { return };
+    let narrows = [Narrow::new(site), Narrow::new(site)];
+    let closed = closed_port(site);
+    by_each_clock(site, "half_open::dropped", closed, |checker, clock| {
+        checker.answers.clear();
+        let narrow = &narrows[usize::from(clock == CheckClock::Ebpf)];
         let started = Instant::now();
         checker.check(1, narrow.address);
         checker.run(1, Duration::from_millis(300));
@@ -209,7 +262,7 @@ fn a_syn_dropped_once_is_sent_again_and_the_second_is_timed(site: &Site) {
         let [(FlowId(1), answer)] = checker.answers[..] else { panic!() };
         assert_eq!((answer.result, answer.syn_retransmits), (Ok(()), 1));
         assert!(elapsed >= Duration::from_secs(1));
-        assert!(rtt_ns(&answer) < 500_000_000, "{answer:?}");
+        assert!(rtt(&answer, clock) < Duration::from_millis(500), "{answer:?}");
     });
 }
 
@@ -394,15 +447,7 @@ fn a_late_answer_reaches_nobody(site: &Site) {
 #[test]
 fn without_the_capability_the_remedy_is_told() {
     let _turn = turn::wait_for(Turn::Shared);
-    std::thread::spawn(|| {
-        let held = capabilities(None).unwrap();
-        let kept = !CapabilitySet::NET_RAW;
-        let fewer = CapabilitySets {
-            effective: held.effective & kept,
-            permitted: held.permitted & kept,
-            inheritable: held.inheritable & kept,
-        };
-        set_capabilities(None, fewer).unwrap();
+    run_without(&Place::Here, CapabilitySet::NET_RAW, || {
         let settings = CheckSettings {
             method: MethodChoice::Only(Method::Syn),
             clock: ClockChoice::Auto,
@@ -412,9 +457,7 @@ fn without_the_capability_the_remedy_is_told() {
         let error = Checks::open(&settings).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert!(error.to_string().contains("setcap cap_net_raw+ep"), "{error}");
-    })
-    .join()
-    .unwrap();
+    });
 }
 
 /// An answer of which only the result and the time differ.

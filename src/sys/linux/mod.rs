@@ -1,13 +1,18 @@
 //! Linux: kernel stamps, io_uring, and everything else that only this kernel has.
 
+mod checking;
 pub mod ports;
 pub mod process;
 pub mod stamp;
 pub mod syn;
 pub mod syn_timer;
+pub mod tcp_info;
 pub mod thread;
 pub mod uring;
 
+pub(super) use self::checking::{
+    TELLS_HANDSHAKES, connected, delay_acknowledgement, nonblocking_stream,
+};
 pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 
 use std::io;

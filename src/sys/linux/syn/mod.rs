@@ -29,8 +29,9 @@ use self::segment::{Quote, Syn};
 use super::ports::PortBlock;
 use super::stamp::{self, IcmpError};
 use crate::event::{Answer, Failure, FlowId};
+use crate::sample::CheckClock;
 use crate::sys::socket::SocketOptions;
-use crate::sys::{SynTimer, clock, failure};
+use crate::sys::{Follower, SynTimer, SynTimerError, clock, failure};
 use crate::time::{Mono, Now, Wall};
 
 /// Checks of one I/O by SYNs of our own.
@@ -46,8 +47,12 @@ pub struct SynChecks {
     /// The kernel had no room: nothing is sent before.
     pause_until: Option<Mono>,
     timer: Option<SynTimer>,
-    /// Held for its effect; after the timer, which looks at these ports.
-    _ports: PortBlock,
+    /// Answers in a row that the timer did not time.
+    untimed: u32,
+    /// The timer times too little: the sockets' own stamps were asked for as well.
+    supplemented: bool,
+    /// After the timer, which looks at these ports.
+    ports: PortBlock,
 }
 
 /// A SYN to be sent.
@@ -60,27 +65,40 @@ struct Outgoing {
 }
 
 impl SynChecks {
-    /// Opens raw sockets that send from these ports. With `stamps` their own kernel times are
-    /// asked for, which a timer makes needless.
+    /// Opens raw sockets that send from these ports.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`, with the remedy; or if an option cannot be set.
-    pub fn open(
-        ports: PortBlock,
-        options: &SocketOptions,
-        timer: Option<SynTimer>,
-        stamps: bool,
-    ) -> io::Result<Self> {
+    pub fn open(ports: PortBlock, options: &SocketOptions) -> io::Result<Self> {
         Ok(Self {
             attempts: Attempts::new(ports.range().clone()),
-            raws: raw::open_all(ports.range(), options, stamps)?,
+            raws: raw::open_all(ports.range(), options)?,
             routes: Routes::open(options)?,
             outgoing: VecDeque::new(),
             answers: VecDeque::new(),
             pause_until: None,
-            timer,
-            _ports: ports,
+            timer: None,
+            untimed: 0,
+            supplemented: false,
+            ports,
         })
+    }
+
+    /// Has the eBPF programs time the checks; what tells them where checks leave.
+    ///
+    /// # Errors
+    /// If they cannot be loaded, with the remedy.
+    pub fn be_timed(&mut self) -> Result<Follower, SynTimerError> {
+        let timer = self.timer.insert(SynTimer::open(self.ports.range().clone())?);
+        Ok(timer.follower())
+    }
+
+    /// Has the sockets' own stamps time the checks that nothing better times.
+    ///
+    /// # Errors
+    /// If the kernel has none.
+    pub fn stamp(&self) -> io::Result<()> {
+        self.sockets().try_for_each(stamp::enable_datagrams)
     }
 
     /// The sockets to wait for, always the same in the same order: when one is readable or has an
@@ -263,10 +281,27 @@ impl SynChecks {
             let (Some(from), Some(segment)) = (raw.answers.ip(message), segment) else { continue };
             let arrived = stamp::decode(control).stamps.sw;
             if let Some((flow, answer)) = self.attempts.received(from, &segment, arrived, now) {
+                match answer.rtt {
+                    Some((CheckClock::Ebpf, _)) => self.untimed = 0,
+                    _ => self.untimed = self.untimed.saturating_add(1),
+                }
                 self.answers.push_back((flow, answer, now));
             }
         }
+        self.judge_timer();
         more || noticed
+    }
+
+    /// A timer that sees nothing, because its programs could not be attached where the checks
+    /// leave, is supplemented.
+    fn judge_timer(&mut self) {
+        if self.timer.is_none() || self.supplemented || self.untimed < UNTIMED_MAX {
+            return;
+        }
+        self.supplemented = true;
+        if let Err(error) = self.stamp() {
+            tracing::debug!(%error, "the kernel gives no stamps for raw sockets");
+        }
     }
 
     /// Empties a socket's error queue; whether it may hold more.
@@ -347,6 +382,8 @@ fn times(event: &AttemptEvent) -> (IpAddr, Quote, Timed) {
     (remote, quote, timed)
 }
 
+/// After this many answers without a time from the timer, the sockets' stamps are asked for.
+const UNTIMED_MAX: u32 = 8;
 /// How long nothing is sent when the kernel has no room.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Batches taken from one socket at a time; the backend calls again for what is left.

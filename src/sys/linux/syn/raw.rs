@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::Batch;
 use super::segment::{ACK, RST, SYN};
-use crate::sys::linux::{bind_interface, family_unsupported, set_traffic_class, stamp};
+use crate::sys::linux::{bind_interface, family_unsupported, set_traffic_class};
 use crate::sys::socket::SocketOptions;
 
 /// A raw socket and room for what goes through it.
@@ -32,7 +32,6 @@ pub(super) struct Raw {
 pub(super) fn open_all(
     ports: &RangeInclusive<u16>,
     options: &SocketOptions,
-    stamps: bool,
 ) -> io::Result<Vec<Raw>> {
     let mut all = Vec::new();
     for ipv6 in [false, true] {
@@ -40,7 +39,7 @@ pub(super) fn open_all(
         if options.source.is_some_and(|source| source.is_ipv6() != ipv6) {
             continue;
         }
-        match open(ipv6, ports, options, stamps) {
+        match open(ipv6, ports, options) {
             Ok(raw) => all.push(raw),
             Err(error) if family_unsupported(&error) => {}
             Err(error) => return Err(with_remedy(error)),
@@ -53,12 +52,7 @@ pub(super) fn open_all(
     Ok(all)
 }
 
-fn open(
-    ipv6: bool,
-    ports: &RangeInclusive<u16>,
-    options: &SocketOptions,
-    stamps: bool,
-) -> io::Result<Raw> {
+fn open(ipv6: bool, ports: &RangeInclusive<u16>, options: &SocketOptions) -> io::Result<Raw> {
     let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::TCP))?;
     // First of all: until then it receives every segment that reaches this host.
@@ -69,9 +63,6 @@ fn open(
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     report_errors(&socket, ipv6)?;
-    if stamps {
-        stamp::enable_datagrams(&socket)?;
-    }
     make_room(&socket);
     let [outgoing, answers, notices] = [(); 3].map(|()| Batch::new());
     Ok(Raw { socket, ipv6, outgoing, answers, notices })

@@ -80,6 +80,10 @@ impl Uring {
 
     fn connected(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
         let connection = self.connection(key)?;
+        if connection.check.is_some() {
+            self.checked(key, result);
+            return None;
+        }
         connection.address = None;
         if result < 0 {
             self.fail(key, failure(&io::Error::from_raw_os_error(-result)));

@@ -7,6 +7,7 @@ use io_uring::types::Fd;
 use socket2::{SockAddr, Socket};
 
 use crate::event::FlowId;
+use crate::sys::checks::Attempt;
 use crate::sys::linux::stamp::{self, CONTROL_BYTES};
 use crate::sys::linux::{control_bytes, offer_control};
 
@@ -34,6 +35,8 @@ pub(super) struct Connection {
     /// Transmit stamps are to be switched on when this many more bytes are in the kernel.
     pub(super) stamp_after_bytes: Option<usize>,
     pub(super) address: Option<Box<SockAddr>>,
+    /// The half-open check that it is for.
+    pub(super) check: Option<Attempt>,
     pub(super) receive_header: Option<Box<Header>>,
     pub(super) error_header: Option<Box<Header>>,
 }
@@ -112,6 +115,7 @@ impl Connection {
             stamp_base: None,
             stamp_after_bytes: None,
             address: None,
+            check: None,
             receive_header: None,
             error_header: None,
         })

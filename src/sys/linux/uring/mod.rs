@@ -13,6 +13,7 @@
 //! sizes). So accepts are single-shot too. Only stamps may repeat, which harms nobody.
 
 mod buffers;
+mod check;
 mod complete;
 mod connection;
 mod submit;
@@ -32,7 +33,8 @@ use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
 use super::stamp;
 use super::syn::SynChecks;
-use crate::event::{Answer, Ending, Failure, FlowId};
+use crate::event::{Failure, FlowId};
+use crate::sys::checks::unasked;
 use crate::sys::io::{Pending, Ready, Waker};
 use crate::sys::{
     Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
@@ -156,39 +158,7 @@ impl Uring {
 
     /// See [`crate::sys::Io::connect`].
     pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
-        let mut connection = Connection::new(socket, flow);
-        let address = connection.address.insert(Box::new(to.into()));
-        let (pointer, length) = (address.as_ptr().cast(), address.len());
-        let connect = opcode::Connect::new(connection.fd(), pointer, length).build();
-        let key = self.insert(connection);
-        let pushed = self.push(Op::Connect, key, connect);
-        self.fail_on_error(key, pushed);
-    }
-
-    /// See [`crate::sys::Io::enable_checks`].
-    ///
-    /// # Errors
-    /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, mut checks: Checks) -> io::Result<()> {
-        self.syn = checks.syn.take();
-        self.raw_armed = [0; 2];
-        self.checks = Some(checks);
-        self.arm_raw_sockets()
-    }
-
-    /// See [`crate::sys::Io::check`].
-    pub fn check(&mut self, flow: FlowId, to: SocketAddr, _ending: Ending) {
-        if let Some(syn) = &mut self.syn {
-            syn.check(flow, to);
-            return;
-        }
-        let answer = Answer {
-            result: Err(Failure::Local(0)),
-            rtt: None,
-            syn_retransmits: 0,
-            completed: false,
-        };
-        self.pending.push_back((flow, Ready::Answered(answer)));
+        self.push_connect(Connection::new(socket, flow), to);
     }
 
     /// See [`crate::sys::Io::stamp`].
@@ -285,14 +255,8 @@ impl Uring {
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
         self.arm_again();
-        let mut deadline = deadline;
-        let mut answered = false;
-        if let Some(syn) = &mut self.syn {
-            syn.flush();
-            answered = syn.has_answers();
-            deadline = deadline.into_iter().chain(syn.deadline()).min();
-            self.arm_raw_sockets()?;
-        }
+        let (answered, resend_at) = self.flush_raw_sockets()?;
+        let deadline = deadline.into_iter().chain(resend_at).min();
         // Even with completions at hand this must enter the kernel and ask for more: deferred work,
         // receives among it, runs only then.
         let at_hand = answered || !self.pending.is_empty() || !self.ring.completion().is_empty();
@@ -353,8 +317,8 @@ impl Uring {
             if let Some((flow, ready)) = self.pending.pop_front() {
                 return Some((flow, ready, 0));
             }
-            if let Some((flow, answer, _)) = self.syn.as_mut().and_then(|syn| syn.next_answer()) {
-                return Some((flow, Ready::Answered(answer), 0));
+            if let Some((flow, ready)) = self.next_raw_answer() {
+                return Some((flow, ready, 0));
             }
             let entry = self.ring.completion().next()?;
             let (op, key, number) = Op::parse(entry.user_data());
@@ -368,16 +332,7 @@ impl Uring {
                     }
                 }
                 Op::Cancel => {}
-                Op::Raw => {
-                    if let Some(armed) = self.raw_armed.get_mut(place(key))
-                        && *armed == number
-                    {
-                        *armed = 0;
-                        if let Some(syn) = &mut self.syn {
-                            syn.receive();
-                        }
-                    }
-                }
+                Op::Raw => self.receive_raw_answers(place(key), number),
                 _ => {
                     if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
                         let flow = self.connection(key).map(|connection| connection.flow);
@@ -423,9 +378,14 @@ impl Uring {
 
     /// Ends a connection and tells its flow.
     fn fail(&mut self, key: u32, failure: Failure) {
-        if let Some(flow) = self.connection(key).map(|connection| connection.flow) {
+        if let Some(connection) = self.connection(key) {
+            let flow = connection.flow;
+            let told = match connection.check {
+                Some(_) => Ready::Answered(unasked(failure), clock::now()),
+                None => Ready::Closed(failure),
+            };
             self.release(key);
-            self.pending.push_back((flow, Ready::Closed(failure)));
+            self.pending.push_back((flow, told));
         }
     }
 
@@ -435,15 +395,20 @@ impl Uring {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
         let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
+        let check = connection.check;
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
         self.starved.retain(|&waiting| waiting != key);
+        if let (Some(attempt), Some(checks)) = (check, &mut self.checks) {
+            checks.abandon(attempt);
+        }
         if outstanding == 0 {
             self.free_if_idle(key);
             return;
         }
-        if let Some(connection) = self.connections[place(key)].as_deref() {
+        // A FIN would complete the handshake of a check; its RST leaves with the socket.
+        if let (Some(connection), None) = (self.connections[place(key)].as_deref(), check) {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }

@@ -1,6 +1,7 @@
 //! Operations handed to the kernel.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use io_uring::types::Fd;
@@ -8,7 +9,7 @@ use io_uring::{opcode, squeue};
 
 use super::Uring;
 use super::buffers::GROUP;
-use super::connection::{Header, Op};
+use super::connection::{Connection, Header, Op};
 use crate::sys::{BACKLOG_BYTES, RECEIVE_BYTES};
 
 impl Uring {
@@ -19,23 +20,13 @@ impl Uring {
         self.push_entry(read.user_data(Op::Wake.user_data(0, self.wake_armed)))
     }
 
-    /// Waits for raw sockets that are not waited for. A poll that is armed looks at what is there,
-    /// so nothing is missed in between.
-    pub(super) fn arm_raw_sockets(&mut self) -> io::Result<()> {
-        for at in 0..self.raw_armed.len() {
-            let Some(socket) = self.syn.as_ref().and_then(|syn| syn.sockets().nth(at)) else {
-                break;
-            };
-            if self.raw_armed[at] != 0 {
-                continue;
-            }
-            let events = (libc::POLLIN | libc::POLLERR).cast_unsigned();
-            let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), u32::from(events)).build();
-            let (key, number) = (u32::try_from(at).expect("0 or 1"), self.next_number());
-            self.push_entry(poll.user_data(Op::Raw.user_data(key, number)))?;
-            self.raw_armed[at] = number;
-        }
-        Ok(())
+    pub(super) fn push_connect(&mut self, mut connection: Box<Connection>, to: SocketAddr) {
+        let address = connection.address.insert(Box::new(to.into()));
+        let (pointer, length) = (address.as_ptr().cast(), address.len());
+        let connect = opcode::Connect::new(connection.fd(), pointer, length).build();
+        let key = self.insert(connection);
+        let pushed = self.push(Op::Connect, key, connect);
+        self.fail_on_error(key, pushed);
     }
 
     pub(super) fn arm_accept(&mut self, key: u32) -> io::Result<()> {
@@ -102,7 +93,7 @@ impl Uring {
     }
 
     /// Numbers operations from 1 on, so that zeroed memory is none of them.
-    fn next_number(&mut self) -> u32 {
+    pub(super) fn next_number(&mut self) -> u32 {
         self.numbered = self.numbered % NUMBER_MAX + 1;
         self.numbered
     }

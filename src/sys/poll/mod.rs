@@ -2,6 +2,8 @@
 //! level-triggered. On Linux it takes the same kernel stamps as io_uring, by recvmsg(2): precision
 //! does not depend on the backend, only the number of system calls does.
 
+mod check;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +12,15 @@ use std::time::Duration;
 use polling::{Event as Interest, Events, PollMode, Poller};
 use socket2::Socket;
 
+use self::check::RAW_KEYS;
+use super::checks::Attempt;
 use super::io::{Pending, Ready, Waker};
 use super::platform::syn::SynChecks;
 use super::{
     BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
     platform, socket,
 };
-use crate::event::{Answer, Ending, Failure, FlowId, TxStamp};
+use crate::event::{Failure, FlowId, TxStamp};
 use crate::time::Mono;
 
 /// Readiness I/O of one thread.
@@ -47,6 +51,8 @@ struct Entry {
     queued: Vec<u8>,
     /// What to subtract from stamp keys; `None` while stamps are off.
     stamp_base: Option<u32>,
+    /// The half-open check that this connection is for.
+    check: Option<Attempt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ enum State {
 
 impl Entry {
     const fn new(socket: Socket, state: State) -> Self {
-        Self { socket, state, queued: Vec::new(), stamp_base: None }
+        Self { socket, state, queued: Vec::new(), stamp_base: None, check: None }
     }
 
     /// What the entry waits for in its present state.
@@ -152,38 +158,6 @@ impl Poll {
         }
     }
 
-    /// See [`super::Io::enable_checks`].
-    ///
-    /// # Errors
-    /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, mut checks: Checks) -> io::Result<()> {
-        self.forget_raw_sockets();
-        self.syn = checks.syn.take();
-        self.checks = Some(checks);
-        let sockets = self.syn.iter().flat_map(|syn| syn.sockets());
-        for (socket, key) in sockets.zip(RAW_KEYS) {
-            // SAFETY: the sockets are deleted from the poller by `forget_raw_sockets` before they
-            // are dropped: here, and in `drop`.
-            unsafe { self.poller.add_with_mode(socket, Interest::readable(key), PollMode::Level)? };
-        }
-        Ok(())
-    }
-
-    /// See [`super::Io::check`].
-    pub fn check(&mut self, flow: FlowId, to: SocketAddr, _ending: Ending) {
-        if let Some(syn) = &mut self.syn {
-            syn.check(flow, to);
-            return;
-        }
-        let answer = Answer {
-            result: Err(Failure::Local(0)),
-            rtt: None,
-            syn_retransmits: 0,
-            completed: false,
-        };
-        self.pending.push_back((flow, Ready::Answered(answer)));
-    }
-
     /// See [`super::Io::stamp`].
     pub fn stamp(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
@@ -223,19 +197,15 @@ impl Poll {
         if let Some(syn) = &mut self.syn {
             syn.withdraw(flow);
         }
-        let Some(entry) = self.entries.get_mut(flow.index()).and_then(Option::take) else { return };
-        if let Err(error) = self.poller.delete(&entry.socket) {
-            tracing::debug!(%error, "a closed socket was not registered");
+        // An answer that waits has nothing open any more.
+        if let Some(entry) = self.remove(flow)
+            && let (Some(checks), Some(attempt)) = (&mut self.checks, entry.check)
+        {
+            drop(entry.socket);
+            checks.abandon(attempt);
         }
         self.pending.retain(|(owner, _)| *owner != flow);
         self.ready.retain(|event| event.key != flow.index());
-    }
-
-    /// See [`super::Io::submit`].
-    pub fn submit(&mut self) {
-        if let Some(syn) = &mut self.syn {
-            syn.flush();
-        }
     }
 
     /// See [`super::Io::wait`].
@@ -243,15 +213,12 @@ impl Poll {
     /// # Errors
     /// Those of the poller.
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
-        let mut deadline = deadline;
-        if let Some(syn) = &mut self.syn {
-            syn.flush();
-            if syn.has_answers() {
-                return Ok(());
-            }
-            deadline = deadline.into_iter().chain(syn.deadline()).min();
-        }
-        if !self.pending.is_empty() || !self.ready.is_empty() || self.drain.is_some() {
+        self.submit();
+        let resend_at = self.syn.as_ref().and_then(|syn| syn.deadline());
+        let deadline = deadline.into_iter().chain(resend_at).min();
+        let answered = self.syn.as_ref().is_some_and(|syn| syn.has_answers());
+        let at_hand = answered || !self.pending.is_empty() || !self.ready.is_empty();
+        if at_hand || self.drain.is_some() {
             return Ok(());
         }
         let left = deadline
@@ -283,14 +250,12 @@ impl Poll {
                 self.drain_stamps(flow);
                 continue;
             }
-            if let Some((flow, answer, _)) = self.syn.as_mut().and_then(|syn| syn.next_answer()) {
-                return Some((flow, Ready::Answered(answer), 0));
+            if let Some((flow, ready)) = self.next_raw_answer() {
+                return Some((flow, ready, 0));
             }
             let event = self.ready.pop()?;
             if RAW_KEYS.contains(&event.key) {
-                if let Some(syn) = &mut self.syn {
-                    syn.receive();
-                }
+                self.receive_raw_answers();
                 continue;
             }
             let flow = FlowId(u32::try_from(event.key).ok()?);
@@ -298,6 +263,7 @@ impl Poll {
             match entry.state {
                 State::Paused => {}
                 State::Listening => self.accept(flow),
+                State::Connecting if entry.check.is_some() => self.finish_checking(flow),
                 State::Connecting => self.finish_connecting(flow),
                 State::Open => {
                     let flushed = entry.flush();
@@ -377,14 +343,6 @@ impl Poll {
         self.pending.push_back((flow, Ready::Connected));
     }
 
-    fn forget_raw_sockets(&mut self) {
-        for socket in self.syn.iter().flat_map(|syn| syn.sockets()) {
-            if let Err(error) = self.poller.delete(socket) {
-                tracing::debug!(%error, "a raw socket was not registered");
-            }
-        }
-    }
-
     fn fail(&mut self, flow: FlowId, failure: Failure) {
         // What was received or stamped before the end still counts.
         self.drain_stamps(flow);
@@ -396,18 +354,31 @@ impl Poll {
         self.pending.push_back((flow, Ready::Closed(failure)));
     }
 
+    /// Takes a flow's entry away, and its socket from the poller. What the last wait reported of it
+    /// is left.
+    fn remove(&mut self, flow: FlowId) -> Option<Entry> {
+        let entry = self.entries.get_mut(flow.index())?.take()?;
+        if let Err(error) = self.poller.delete(&entry.socket) {
+            tracing::debug!(%error, "a closed socket was not registered");
+        }
+        Some(entry)
+    }
+
     fn insert(&mut self, flow: FlowId, entry: Entry) -> io::Result<()> {
+        self.register(flow, &entry)?;
+        self.entries[flow.index()] = Some(entry);
+        Ok(())
+    }
+
+    /// Has the poller watch an entry that is about to be the flow's.
+    fn register(&mut self, flow: FlowId, entry: &Entry) -> io::Result<()> {
         let slot = flow.index();
         if self.entries.len() <= slot {
             self.entries.resize_with(slot + 1, || None);
         }
-        // SAFETY: `close` deletes every entry from the poller before its socket is dropped, and
-        // `drop` closes them all.
-        unsafe {
-            self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level)?;
-        }
-        self.entries[slot] = Some(entry);
-        Ok(())
+        // SAFETY: every entry that is registered is put into `entries`, and leaves it by `remove`,
+        // which deletes it from the poller before its socket is dropped; `drop` removes them all.
+        unsafe { self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level) }
     }
 
     fn update(&mut self, flow: FlowId) {
@@ -427,10 +398,6 @@ impl Drop for Poll {
         self.forget_raw_sockets();
     }
 }
-
-/// The poller's keys of raw sockets; a flow's key has 32 bits, and the poller keeps the largest for
-/// itself.
-const RAW_KEYS: [usize; 2] = [usize::MAX - 1, usize::MAX - 2];
 
 fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
     entries.get_mut(flow.index())?.as_mut()

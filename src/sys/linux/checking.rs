@@ -1,0 +1,61 @@
+//! What Linux can do for half-open checks by kernel sockets: connect without acknowledging, and
+//! tell how the handshake went. Sockets flow in, results flow out.
+
+use std::io;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::tcp_info::{self, ESTABLISHED, SYN_SENT};
+use crate::sys::checks::Handshake;
+
+/// The kernel times a handshake by itself (`tcpi_rtt`) and counts its segments.
+pub(in crate::sys) const TELLS_HANDSHAKES: bool = true;
+
+/// A TCP socket that never blocks.
+pub(in crate::sys) fn nonblocking_stream(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// Puts the acknowledgement of a SYN-ACK off, by up to 200 ms (`TCP_DELACK_MAX`): whoever closes
+/// before by RST has never acknowledged it. Off means "in pingpong mode", in which the kernel
+/// expects that data will carry it (`tcp_rcv_synsent_state_process`, net/ipv4/tcp_input.c).
+pub(in crate::sys) fn delay_acknowledgement(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_quickack(false)
+}
+
+/// How connecting ended, if it has, and how the handshake went. To be read before the socket is
+/// closed, or connected again by io_uring, which forgets what a failed one has counted.
+pub(in crate::sys) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {
+    let info = match tcp_info::read(socket) {
+        Ok(info) => info,
+        Err(error) => return Some((Err(error), Handshake::default())),
+    };
+    let result = match info.state() {
+        Some(SYN_SENT) => return None,
+        Some(ESTABLISHED) => Ok(()),
+        _ => match socket.take_error() {
+            Ok(None) => Err(io::ErrorKind::NotConnected.into()),
+            Ok(Some(error)) | Err(error) => Err(error),
+        },
+    };
+    Some((result, told(&info)))
+}
+
+/// How the handshake of a connected socket went.
+pub(super) fn handshake(socket: &Socket) -> Handshake {
+    tcp_info::read(socket).map_or_else(|_| Handshake::default(), |info| told(&info))
+}
+
+fn told(info: &tcp_info::TcpInfo) -> Handshake {
+    let syn_retransmits = info.total_retransmits().unwrap_or(0);
+    // After a retransmission nobody knows which SYN was answered (RFC 6298, section 3). Zero is a
+    // connection without an answer.
+    let rtt_us = info.rtt_us().filter(|&us| us > 0 && info.total_retransmits() == Some(0));
+    Handshake {
+        rtt_ns: rtt_us.map(|us| u64::from(us) * NS_PER_US),
+        syn_retransmits,
+        answered_back: info.segments_sent().map(|sent| sent > syn_retransmits.saturating_add(1)),
+    }
+}
+
+const NS_PER_US: u64 = 1_000;
