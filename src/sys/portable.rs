@@ -151,20 +151,20 @@ pub(crate) mod ports {
 
     /// Reserved ports.
     #[derive(Debug)]
-    pub struct PortBlock(Infallible);
+    pub(crate) struct PortBlock(Infallible);
 
     impl PortBlock {
         /// Not offered by this platform.
         ///
         /// # Errors
         /// Always.
-        pub fn reserve(_count: u16) -> io::Result<Self> {
+        pub(crate) fn reserve(_count: u16) -> io::Result<Self> {
             Err(io::Error::new(io::ErrorKind::Unsupported, "ports are reserved on Linux only"))
         }
 
         /// The ports.
         #[must_use]
-        pub const fn range(&self) -> &RangeInclusive<u16> {
+        pub(crate) const fn range(&self) -> &RangeInclusive<u16> {
             match self.0 {}
         }
     }

@@ -147,14 +147,14 @@ impl Checks {
     ) -> Next {
         // A socket whose port happens to be the one that it asks for opens to itself (RFC 9293,
         // section 3.5, simultaneous open). It sends a SYN-ACK then.
-        let met_itself =
-            connected.is_ok() && handshake.answered_back != Some(false) && is_own_peer(&socket);
+        let met_itself = connected.is_ok()
+            && handshake.answered_back != Some(false)
+            && is_own_peer(&socket, attempt.to);
         drop(socket);
         let account = self.release(&attempt).unwrap_or_default();
-        let taken = |error: &io::Error| attempt.port.is_some() && is_port_taken(error);
         let result = match connected {
             Ok(()) if !met_itself => Ok(()),
-            Err(error) if !taken(&error) => Err(failure(&error)),
+            Err(error) if attempt.port.is_none() || !is_port_taken(&error) => Err(failure(&error)),
             _ if attempt.repeats < REPEATS_MAX => {
                 let repeats = attempt.repeats + 1;
                 return self.attempt(Attempt { port: None, repeats, ..attempt });
@@ -213,8 +213,12 @@ impl Checks {
         handshake: Handshake,
         account: Account,
     ) -> Answer {
+        // A RST before SYN-ACK is "refused". One after it, which a stalled check may learn of first,
+        // ends a connection, so there was one.
+        let was_reset = result == Err(Failure::Reset);
+        let result = if was_reset { Ok(()) } else { result };
         let half_open = self.method == Method::Quickack && attempt.ending == Ending::Reset;
-        let answered_back = account.completed || handshake.answered_back == Some(true);
+        let answered_back = account.completed || handshake.answered_back.unwrap_or(was_reset);
         let watched = account.rtt_ns(result).map(|ns| (CheckClock::Ebpf, ns));
         let kernel = handshake
             .rtt_ns
@@ -294,11 +298,14 @@ fn is_port_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-fn is_own_peer(socket: &Socket) -> bool {
-    match (socket.local_addr(), socket.peer_addr()) {
-        (Ok(local), Ok(peer)) => local.as_socket() == peer.as_socket(),
-        _ => false,
-    }
+/// Whether a socket that has connected to an address is at both ends.
+fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
+    let Some(local) = socket.local_addr().ok().and_then(|local| local.as_socket()) else {
+        return false;
+    };
+    // Whom it asks may be written in more than one way; the port may not.
+    local.port() == to.port()
+        && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
 /// How often a check begins anew without having learnt anything.
@@ -351,7 +358,7 @@ mod tests {
             met.bind(&SocketAddr::new(ip, 0).into()).unwrap();
             let to = met.local_addr().unwrap().as_socket().unwrap();
             met.connect(&to.into()).unwrap();
-            assert!(is_own_peer(&met));
+            assert!(is_own_peer(&met, to));
             let Next::Connect(_, attempt) = checks.begin(to, Ending::Reset, true) else {
                 panic!("a socket is to be had")
             };

@@ -1,8 +1,8 @@
 //! The eBPF programs' account of checks by kernel sockets: events of attempts flow in, what was
 //! seen of one check flows out when it ends. A check is known by its local port and whom it asks.
 //! The kernel tells nobody the sequence number of its SYN, so an event belongs to the check that
-//! runs there only if its first SYN left after that check began: late words of an earlier one, which
-//! was given up, are dropped. What is kept is bounded by the checks that run.
+//! runs there only if its first SYN left after that check began: late words of an earlier one,
+//! which was given up, are dropped. What is kept is bounded by the checks that run.
 
 use std::collections::HashMap;
 use std::io;
