@@ -110,9 +110,12 @@ impl Checks {
         capabilities.push(capability("ebpf_syn_timer", follower.as_ref().err().cloned()));
         if follower.is_err()
             && settings.clock != ClockChoice::Application
-            && let Some(syn) = &syn
+            && let Some(Err(error)) = syn.as_ref().map(|syn| syn.stamp())
         {
-            syn.stamp()?;
+            if settings.clock == ClockChoice::Kernel {
+                return Err(io::Error::new(error.kind(), format!("--clock kernel: {error}")));
+            }
+            tracing::debug!(%error, "the kernel gives no stamps for raw sockets");
         }
         let (settings, follower) = (settings.clone(), follower.ok());
         Ok(Self { method, capabilities, settings, watch, syn, follower })
