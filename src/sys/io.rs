@@ -167,7 +167,10 @@ impl Io {
         match self {
             #[cfg(target_os = "linux")]
             Self::Uring(io) => io.submit(),
-            Self::Poll(_) => Ok(()),
+            Self::Poll(io) => {
+                io.submit();
+                Ok(())
+            }
         }
     }
 

@@ -72,6 +72,8 @@ mod naming;
 mod bad_use;
 /// SIGINT and SIGTERM.
 mod shutdown;
+/// Half-open checks by SYNs of our own, through the library's I/O.
+mod raw_syn;
 /// Who may do what.
 mod privileges;
 /// SYNs timed in the kernel, on real interfaces.

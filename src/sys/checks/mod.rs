@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use socket2::{Domain, Socket, Type};
 
 use self::watch::{Account, Watch};
+use super::platform::syn::SynChecks;
 use super::socket::{self, Manner, SocketOptions};
 use super::{ClockChoice, Follower, failure, platform};
 use crate::event::{Answer, Ending, Failure};
@@ -46,7 +47,11 @@ pub struct Checks {
     /// What works here and what does not, for the metric and the log.
     pub capabilities: Vec<Capability>,
     settings: CheckSettings,
+    /// Of kernel sockets; raw ones have their own.
     watch: Option<Watch>,
+    /// What [`Method::Syn`] works with, until an I/O takes it.
+    pub(super) syn: Option<Box<SynChecks>>,
+    follower: Option<Follower>,
 }
 
 /// A check by a kernel socket, while its socket connects.
@@ -93,11 +98,27 @@ impl Checks {
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
         let mut capabilities = Vec::new();
-        let method = choose(settings, &mut capabilities)?;
-        let watch = open_watch(settings, method);
-        let gap = watch.as_ref().err().cloned();
-        capabilities.push(capability("ebpf_syn_timer", gap));
-        Ok(Self { method, capabilities, settings: settings.clone(), watch: watch.ok() })
+        let (method, mut syn) = choose(settings, &mut capabilities)?;
+        let mut watch = None;
+        let follower = match &mut syn {
+            _ if settings.clock == ClockChoice::Application => {
+                Err("not asked for (--clock)".to_owned())
+            }
+            Some(syn) => syn.be_timed().map_err(|error| error.to_string()),
+            None => Watch::open(settings.checks_max).map(|opened| watch.insert(opened).follower()),
+        };
+        capabilities.push(capability("ebpf_syn_timer", follower.as_ref().err().cloned()));
+        if follower.is_err()
+            && settings.clock != ClockChoice::Application
+            && let Some(Err(error)) = syn.as_ref().map(|syn| syn.stamp())
+        {
+            if settings.clock == ClockChoice::Kernel {
+                return Err(io::Error::new(error.kind(), format!("--clock kernel: {error}")));
+            }
+            tracing::debug!(%error, "the kernel gives no stamps for raw sockets");
+        }
+        let (settings, follower) = (settings.clone(), follower.ok());
+        Ok(Self { method, capabilities, settings, watch, syn, follower })
     }
 
     /// The method in use.
@@ -109,7 +130,7 @@ impl Checks {
     /// Something that [`Follower::follow`]s; `None` where no eBPF program times the checks.
     #[must_use]
     pub fn follower(&self) -> Option<Follower> {
-        self.watch.as_ref().map(Watch::follower)
+        self.follower.clone()
     }
 
     /// Begins a check by a kernel socket; `blocking` as for [`Manner`].
@@ -129,14 +150,14 @@ impl Checks {
     ) -> Next {
         // A socket whose port happens to be the one that it asks for opens to itself (RFC 9293,
         // section 3.5, simultaneous open). It sends a SYN-ACK then.
-        let met_itself =
-            connected.is_ok() && handshake.answered_back != Some(false) && is_own_peer(&socket);
+        let met_itself = connected.is_ok()
+            && handshake.answered_back != Some(false)
+            && is_own_peer(&socket, attempt.to);
         drop(socket);
         let account = self.release(&attempt).unwrap_or_default();
-        let taken = |error: &io::Error| attempt.port.is_some() && is_port_taken(error);
         let result = match connected {
             Ok(()) if !met_itself => Ok(()),
-            Err(error) if !taken(&error) => Err(failure(&error)),
+            Err(error) if attempt.port.is_none() || !is_port_taken(&error) => Err(failure(&error)),
             _ if attempt.repeats < REPEATS_MAX => {
                 let repeats = attempt.repeats + 1;
                 return self.attempt(Attempt { port: None, repeats, ..attempt });
@@ -195,8 +216,12 @@ impl Checks {
         handshake: Handshake,
         account: Account,
     ) -> Answer {
+        // A RST before SYN-ACK is "refused". One after it, which a stalled check may learn of first,
+        // ends a connection, so there was one.
+        let was_reset = result == Err(Failure::Reset);
+        let result = if was_reset { Ok(()) } else { result };
         let half_open = self.method == Method::Quickack && attempt.ending == Ending::Reset;
-        let answered_back = account.completed || handshake.answered_back == Some(true);
+        let answered_back = account.completed || handshake.answered_back.unwrap_or(was_reset);
         let watched = account.rtt_ns(result).map(|ns| (CheckClock::Ebpf, ns));
         let kernel = handshake
             .rtt_ns
@@ -223,8 +248,12 @@ pub(super) const fn unasked(why: Failure) -> Answer {
     Answer { result: Err(why), rtt: None, syn_retransmits: 0, completed: false }
 }
 
-/// The method, and in `capabilities` what stands against a better one.
-fn choose(settings: &CheckSettings, capabilities: &mut Vec<Capability>) -> io::Result<Method> {
+/// The method, with its raw sockets if it has some, and in `capabilities` what stands against a
+/// better one.
+fn choose(
+    settings: &CheckSettings,
+    capabilities: &mut Vec<Capability>,
+) -> io::Result<(Method, Option<Box<SynChecks>>)> {
     let named = |method: Method, error: io::Error| {
         io::Error::new(error.kind(), format!("--method {}: {error}", method.name()))
     };
@@ -234,22 +263,25 @@ fn choose(settings: &CheckSettings, capabilities: &mut Vec<Capability>) -> io::R
     };
     capabilities.push(capability("raw_syn", syn.as_ref().err().map(ToString::to_string)));
     match settings.method {
-        MethodChoice::Auto if syn.is_ok() => Ok(Method::Syn),
-        MethodChoice::Auto if try_quickack().is_ok() => Ok(Method::Quickack),
-        MethodChoice::Auto => Ok(Method::Dial),
+        MethodChoice::Auto => Ok(match syn {
+            Ok(syn) => (Method::Syn, Some(syn)),
+            Err(_) if try_quickack().is_ok() => (Method::Quickack, None),
+            Err(_) => (Method::Dial, None),
+        }),
         MethodChoice::Only(Method::Syn) => {
-            syn.map(|()| Method::Syn).map_err(|error| named(Method::Syn, error))
+            syn.map(|syn| (Method::Syn, Some(syn))).map_err(|error| named(Method::Syn, error))
         }
         MethodChoice::Only(Method::Quickack) => try_quickack()
-            .map(|()| Method::Quickack)
+            .map(|()| (Method::Quickack, None))
             .map_err(|error| named(Method::Quickack, error)),
-        MethodChoice::Only(Method::Dial) => Ok(Method::Dial),
+        MethodChoice::Only(Method::Dial) => Ok((Method::Dial, None)),
     }
 }
 
 /// The raw sockets of [`Method::Syn`].
-fn open_syn(_settings: &CheckSettings) -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "not in this program"))
+fn open_syn(settings: &CheckSettings) -> io::Result<Box<SynChecks>> {
+    let ports = watch::reserve_ports(settings.checks_max)?;
+    SynChecks::open(ports, &settings.socket).map(Box::new)
 }
 
 /// Whether a socket may be told not to acknowledge at once.
@@ -258,17 +290,6 @@ fn try_quickack() -> io::Result<()> {
     let sockets = everywhere.map(|to| Socket::new(Domain::for_address(to), Type::STREAM, None));
     let [v4, v6] = sockets;
     platform::delay_acknowledgement(&v4.or(v6)?)
-}
-
-/// Ports of our own with the eBPF programs that watch them, or why there are none.
-fn open_watch(settings: &CheckSettings, method: Method) -> Result<Watch, String> {
-    if settings.clock == ClockChoice::Application {
-        return Err("not asked for (--clock)".to_owned());
-    }
-    if method == Method::Syn {
-        return Err("the raw sockets have their own".to_owned());
-    }
-    Watch::open(settings.checks_max)
 }
 
 fn capability(name: &'static str, gap: Option<String>) -> Capability {
@@ -280,11 +301,14 @@ fn is_port_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-fn is_own_peer(socket: &Socket) -> bool {
-    match (socket.local_addr(), socket.peer_addr()) {
-        (Ok(local), Ok(peer)) => local.as_socket() == peer.as_socket(),
-        _ => false,
-    }
+/// Whether a socket that has connected to an address is at both ends.
+fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
+    let Some(local) = socket.local_addr().ok().and_then(|local| local.as_socket()) else {
+        return false;
+    };
+    // Whom it asks may be written in more than one way; the port may not.
+    local.port() == to.port()
+        && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
 /// How often a check begins anew without having learnt anything.
@@ -337,7 +361,7 @@ mod tests {
             met.bind(&SocketAddr::new(ip, 0).into()).unwrap();
             let to = met.local_addr().unwrap().as_socket().unwrap();
             met.connect(&to.into()).unwrap();
-            assert!(is_own_peer(&met));
+            assert!(is_own_peer(&met, to));
             let Next::Connect(_, attempt) = checks.begin(to, Ending::Reset, true) else {
                 panic!("a socket is to be had")
             };

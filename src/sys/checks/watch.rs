@@ -5,6 +5,7 @@
 //! which was given up, are dropped. What is kept is bounded by the checks that run.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -58,8 +59,7 @@ struct Key {
 impl Watch {
     /// Reserves ports for so many checks at once, and loads the programs; or why not.
     pub(super) fn open(checks_max: usize) -> Result<Self, String> {
-        let count = u16::try_from(checks_max).unwrap_or(u16::MAX).clamp(PORTS_MIN, PORTS_MAX);
-        let ports = PortBlock::reserve(count).map_err(|error| format!("local ports: {error}"))?;
+        let ports = reserve_ports(checks_max).map_err(|error| error.to_string())?;
         let timer = SynTimer::open(ports.range().clone()).map_err(|error| error.to_string())?;
         let running = Running::new(ports.range().clone());
         Ok(Self { timer, running, _ports: ports })
@@ -139,6 +139,16 @@ impl Running {
             _ => {}
         }
     }
+}
+
+/// Ports for so many checks at once.
+///
+/// # Errors
+/// If there are none, or no descriptors to hold them.
+pub(super) fn reserve_ports(checks_max: usize) -> io::Result<PortBlock> {
+    let count = u16::try_from(checks_max).unwrap_or(u16::MAX).clamp(PORTS_MIN, PORTS_MAX);
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("local ports: {error}"));
+    PortBlock::reserve(count).map_err(named)
 }
 
 impl Key {

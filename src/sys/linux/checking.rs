@@ -5,7 +5,7 @@ use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp_info::{self, ESTABLISHED, SYN_SENT};
+use super::tcp_info::{self, CLOSED, SYN_RECEIVED, SYN_SENT};
 use crate::sys::checks::Handshake;
 
 /// The kernel times a handshake by itself (`tcpi_rtt`) and counts its segments.
@@ -31,12 +31,13 @@ pub(in crate::sys) fn connected(socket: &Socket) -> Option<(io::Result<()>, Hand
         Err(error) => return Some((Err(error), Handshake::default())),
     };
     let result = match info.state() {
-        Some(SYN_SENT) => return None,
-        Some(ESTABLISHED) => Ok(()),
-        _ => match socket.take_error() {
+        Some(SYN_SENT | SYN_RECEIVED) => return None,
+        Some(CLOSED) | None => match socket.take_error() {
             Ok(None) => Err(io::ErrorKind::NotConnected.into()),
             Ok(Some(error)) | Err(error) => Err(error),
         },
+        // Established, or beyond because the peer has closed already.
+        Some(_) => Ok(()),
     };
     Some((result, told(&info)))
 }

@@ -4,6 +4,7 @@ mod checking;
 pub mod ports;
 pub mod process;
 pub mod stamp;
+pub mod syn;
 pub mod syn_timer;
 pub mod tcp_info;
 pub mod thread;

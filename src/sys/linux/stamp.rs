@@ -69,6 +69,38 @@ pub fn decode(control: &[u8]) -> Decoded {
     decoded
 }
 
+/// An ICMP error as the error queue tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// Whether it is one of ICMPv6.
+    pub v6: bool,
+    /// Its type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+}
+
+/// The ICMP error in a control buffer, if that is what it holds.
+#[must_use]
+pub fn decode_icmp(control: &[u8]) -> Option<IcmpError> {
+    let mut rest = control;
+    while let Some((level, kind, data, next)) = next_message(rest) {
+        if matches!(
+            (level, kind),
+            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+        ) {
+            let v6 = match *data.get(4)? {
+                libc::SO_EE_ORIGIN_ICMP => false,
+                libc::SO_EE_ORIGIN_ICMP6 => true,
+                _ => return None,
+            };
+            return Some(IcmpError { v6, kind: *data.get(5)?, code: *data.get(6)? });
+        }
+        rest = next;
+    }
+    None
+}
+
 /// Splits the first control message off: level, type, data, and what follows it.
 fn next_message(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let length = usize::from_ne_bytes(field(bytes, 0)?);
@@ -151,6 +183,17 @@ pub fn enable(socket: &Socket) -> io::Result<u32> {
 /// The errno of setsockopt(2).
 pub fn enable_receive(socket: &Socket) -> io::Result<()> {
     set_timestamping(socket.as_raw_fd(), RECEIVE_FLAGS)
+}
+
+/// Switches stamps on for a socket whose sends are packets: each stamp comes with the packet.
+///
+/// # Errors
+/// The errno of setsockopt(2).
+pub fn enable_datagrams(socket: &Socket) -> io::Result<()> {
+    let flags = libc::SOF_TIMESTAMPING_SOFTWARE
+        | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+        | libc::SOF_TIMESTAMPING_TX_SOFTWARE;
+    set_timestamping(socket.as_raw_fd(), flags)
 }
 
 /// setsockopt(`SO_TIMESTAMPING`) with these `SOF_TIMESTAMPING_*` bits.
@@ -270,10 +313,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn icmp_errors_are_known_from_the_others() {
+        let of = |origin: u8| {
+            let mut error = error(libc::EHOSTUNREACH, origin, 0, 0);
+            [error[5], error[6]] = [3, 13];
+            error
+        };
+        let found = |v6| Some(IcmpError { v6, kind: 3, code: 13 });
+        for (level, kind, origin, expected) in [
+            (libc::SOL_IP, 11, 2, found(false)),
+            (libc::SOL_IPV6, 25, 3, found(true)),
+            // Local, and a stamp.
+            (libc::SOL_IP, 11, 1, None),
+            (libc::SOL_IP, 11, 4, None),
+            (libc::SOL_SOCKET, 37, 2, None),
+        ] {
+            let mut control = message(libc::SOL_SOCKET, 37, &times((1, 0), (0, 0)));
+            control.extend(message(level, kind, &of(origin)));
+            assert_eq!(decode_icmp(&control), expected, "{level} {kind} {origin}");
+        }
+        assert_eq!(decode_icmp(&message(libc::SOL_IP, 11, &[0; 4])), None);
+        assert_eq!(decode_icmp(&[]), None);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_decode(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = decode(&bytes).tx_stamp();
+            let _ = (decode(&bytes).tx_stamp(), decode_icmp(&bytes));
         }
     }
 }

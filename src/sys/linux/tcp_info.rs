@@ -77,10 +77,12 @@ impl TcpInfo {
     }
 }
 
-/// `TCP_ESTABLISHED` and `TCP_SYN_SENT` of [`TcpInfo::state`] (include/net/tcp_states.h).
-pub const ESTABLISHED: u8 = 1;
-/// See [`ESTABLISHED`].
+/// `TCP_SYN_SENT` of [`TcpInfo::state`].
 pub const SYN_SENT: u8 = 2;
+/// `TCP_SYN_RECV`.
+pub const SYN_RECEIVED: u8 = 3;
+/// `TCP_CLOSE`.
+pub const CLOSED: u8 = 7;
 /// Up to and with `tcpi_segs_out`: the kernel copies no more than it is asked for.
 const BYTES: usize = 140;
 
@@ -92,6 +94,9 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
+
+    /// `TCP_ESTABLISHED`.
+    const ESTABLISHED: u8 = 1;
 
     #[test]
     fn a_connection_counts_its_segments() {

@@ -1,18 +1,94 @@
-//! Half-open checks by kernel sockets on the ring: the ring connects and does nothing else, so that
-//! no operation holds the socket when it is closed, and the RST leaves in close(2).
+//! Half-open checks on the ring. By kernel sockets: the ring connects and does nothing else, so that
+//! no operation holds the socket when it is closed, and the RST leaves in close(2). By raw sockets:
+//! the ring waits for them.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
-use super::connection::Connection;
+use io_uring::opcode;
+use io_uring::types::Fd;
+
+use super::connection::{Connection, Op};
 use super::{NONE, Uring, place};
-use crate::event::FlowId;
-use crate::sys::checks::{Handshake, Next};
+use crate::event::{Ending, Failure, FlowId};
+use crate::sys::checks::{self, Checks, Handshake, Next};
 use crate::sys::clock;
 use crate::sys::io::Ready;
 use crate::sys::linux::checking;
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 impl Uring {
+    /// See [`crate::sys::Io::enable_checks`].
+    ///
+    /// # Errors
+    /// Those of registering raw sockets.
+    pub fn enable_checks(&mut self, mut checks: Checks) -> io::Result<()> {
+        self.syn = checks.syn.take();
+        self.raw_armed = [0; 2];
+        self.checks = Some(checks);
+        self.arm_raw_sockets()
+    }
+
+    /// See [`crate::sys::Io::check`].
+    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
+        if let Some(syn) = &mut self.syn {
+            syn.check(flow, to);
+            return;
+        }
+        let next = match &mut self.checks {
+            Some(checks) => checks.begin(to, ending, true),
+            None => Next::Answer(checks::unasked(Failure::Local(0))),
+        };
+        self.go_on_checking(flow, next, None);
+    }
+
+    /// Sends what waits; whether there are answers, and when this is to be done again.
+    pub(super) fn flush_raw_sockets(&mut self) -> io::Result<(bool, Option<Mono>)> {
+        let Some(syn) = &mut self.syn else { return Ok((false, None)) };
+        syn.flush();
+        let told = (syn.has_answers(), syn.deadline());
+        self.arm_raw_sockets()?;
+        Ok(told)
+    }
+
+    /// The wait for a raw socket has ended.
+    pub(super) fn receive_raw_answers(&mut self, at: usize, number: u32) {
+        let Some(armed) = self.raw_armed.get_mut(at) else { return };
+        if *armed != number {
+            return;
+        }
+        *armed = 0;
+        if let Some(syn) = &mut self.syn {
+            syn.receive();
+        }
+    }
+
+    /// An answer that the raw sockets have brought.
+    pub(super) fn next_raw_answer(&mut self) -> Option<(FlowId, Ready)> {
+        let (flow, answer, at) = self.syn.as_mut()?.next_answer()?;
+        Some((flow, Ready::Answered(answer, at)))
+    }
+
+    /// Waits for raw sockets that are not waited for. A poll looks at once at what is there, so
+    /// nothing is missed in between.
+    fn arm_raw_sockets(&mut self) -> io::Result<()> {
+        for at in 0..self.raw_armed.len() {
+            let Some(socket) = self.syn.as_ref().and_then(|syn| syn.sockets().nth(at)) else {
+                break;
+            };
+            if self.raw_armed[at] != 0 {
+                continue;
+            }
+            let events = (libc::POLLIN | libc::POLLERR).cast_unsigned();
+            let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), u32::from(events)).build();
+            let (key, number) = (u32::try_from(at).expect("0 or 1"), self.next_number());
+            self.push_entry(poll.user_data(Op::Raw.user_data(key, number)))?;
+            self.raw_armed[at] = number;
+        }
+        Ok(())
+    }
+
     /// The connect operation of a check has ended.
     pub(super) fn checked(&mut self, key: u32, result: i32) {
         let at = clock::now();

@@ -64,10 +64,12 @@ pub(super) enum Op {
     Send,
     Stamp,
     ErrorQueue,
+    /// Waits for a raw socket; the key is its place.
+    Raw,
 }
 
 impl Op {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Wake,
         Self::Cancel,
         Self::Accept,
@@ -76,6 +78,7 @@ impl Op {
         Self::Send,
         Self::Stamp,
         Self::ErrorQueue,
+        Self::Raw,
     ];
 
     pub(super) const fn user_data(self, key: u32, number: u32) -> u64 {

@@ -32,8 +32,9 @@ use socket2::Socket;
 use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
 use super::stamp;
-use crate::event::{Ending, Failure, FlowId};
-use crate::sys::checks::{self, Next};
+use super::syn::SynChecks;
+use crate::event::{Failure, FlowId};
+use crate::sys::checks::unasked;
 use crate::sys::io::{Pending, Ready, Waker};
 use crate::sys::{
     Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
@@ -70,6 +71,10 @@ pub struct Uring {
     tx_stamps: TxStampSource,
     busy_poll: bool,
     checks: Option<Checks>,
+    /// Checks by SYNs of our own, if that is the method.
+    syn: Option<Box<SynChecks>>,
+    /// The number of the wait for each raw socket; 0 while none is armed.
+    raw_armed: [u32; 2],
 }
 
 impl Uring {
@@ -110,6 +115,8 @@ impl Uring {
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
             checks: None,
+            syn: None,
+            raw_armed: [0; 2],
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -152,24 +159,6 @@ impl Uring {
     /// See [`crate::sys::Io::connect`].
     pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
         self.push_connect(Connection::new(socket, flow), to);
-    }
-
-    /// See [`crate::sys::Io::enable_checks`].
-    ///
-    /// # Errors
-    /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
-        self.checks = Some(checks);
-        Ok(())
-    }
-
-    /// See [`crate::sys::Io::check`].
-    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
-        let next = match &mut self.checks {
-            Some(checks) => checks.begin(to, ending, true),
-            None => Next::Answer(checks::unasked(Failure::Local(0))),
-        };
-        self.go_on_checking(flow, next, None);
     }
 
     /// See [`crate::sys::Io::stamp`].
@@ -236,6 +225,9 @@ impl Uring {
 
     /// See [`crate::sys::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
+        if let Some(syn) = &mut self.syn {
+            syn.withdraw(flow);
+        }
         if let Some(key) = self.key(flow) {
             self.release(key);
         }
@@ -247,6 +239,9 @@ impl Uring {
     /// # Errors
     /// Those of io_uring_enter(2).
     pub fn submit(&mut self) -> io::Result<()> {
+        if let Some(syn) = &mut self.syn {
+            syn.flush();
+        }
         match self.ring.submit() {
             Err(error) if !is_transient(&error) => Err(error),
             _ => Ok(()),
@@ -260,9 +255,11 @@ impl Uring {
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
         self.arm_again();
+        let (answered, resend_at) = self.flush_raw_sockets()?;
+        let deadline = deadline.into_iter().chain(resend_at).min();
         // Even with completions at hand this must enter the kernel and ask for more: deferred work,
         // receives among it, runs only then.
-        let at_hand = !self.pending.is_empty() || !self.ring.completion().is_empty();
+        let at_hand = answered || !self.pending.is_empty() || !self.ring.completion().is_empty();
         let left_ns = match deadline {
             _ if self.busy_poll || at_hand => Some(0),
             Some(at) => Some(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)),
@@ -320,6 +317,9 @@ impl Uring {
             if let Some((flow, ready)) = self.pending.pop_front() {
                 return Some((flow, ready, 0));
             }
+            if let Some((flow, ready)) = self.next_raw_answer() {
+                return Some((flow, ready, 0));
+            }
             let entry = self.ring.completion().next()?;
             let (op, key, number) = Op::parse(entry.user_data());
             match op {
@@ -332,6 +332,7 @@ impl Uring {
                     }
                 }
                 Op::Cancel => {}
+                Op::Raw => self.receive_raw_answers(place(key), number),
                 _ => {
                     if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
                         let flow = self.connection(key).map(|connection| connection.flow);
@@ -380,7 +381,7 @@ impl Uring {
         if let Some(connection) = self.connection(key) {
             let flow = connection.flow;
             let told = match connection.check {
-                Some(_) => Ready::Answered(checks::unasked(failure), clock::now()),
+                Some(_) => Ready::Answered(unasked(failure), clock::now()),
                 None => Ready::Closed(failure),
             };
             self.release(key);

@@ -93,7 +93,7 @@ impl Uring {
     }
 
     /// Numbers operations from 1 on, so that zeroed memory is none of them.
-    fn next_number(&mut self) -> u32 {
+    pub(super) fn next_number(&mut self) -> u32 {
         self.numbered = self.numbered % NUMBER_MAX + 1;
         self.numbered
     }

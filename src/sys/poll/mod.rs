@@ -2,6 +2,8 @@
 //! level-triggered. On Linux it takes the same kernel stamps as io_uring, by recvmsg(2): precision
 //! does not depend on the backend, only the number of system calls does.
 
+mod check;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +12,15 @@ use std::time::Duration;
 use polling::{Event as Interest, Events, PollMode, Poller};
 use socket2::Socket;
 
-use super::checks::{self, Attempt, Handshake, Next};
+use self::check::RAW_KEYS;
+use super::checks::Attempt;
 use super::io::{Pending, Ready, Waker};
+use super::platform::syn::SynChecks;
 use super::{
     BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
     platform, socket,
 };
-use crate::event::{Ending, Failure, FlowId, TxStamp};
+use crate::event::{Failure, FlowId, TxStamp};
 use crate::time::Mono;
 
 /// Readiness I/O of one thread.
@@ -34,6 +38,8 @@ pub struct Poll {
     stamps: bool,
     busy_poll: bool,
     checks: Option<Checks>,
+    /// Checks by SYNs of our own, if that is the method.
+    syn: Option<Box<SynChecks>>,
 }
 
 /// What a flow has open.
@@ -106,6 +112,7 @@ impl Poll {
             stamps: options.stamps,
             busy_poll: options.busy_poll,
             checks: None,
+            syn: None,
         })
     }
 
@@ -151,24 +158,6 @@ impl Poll {
         }
     }
 
-    /// See [`super::Io::enable_checks`].
-    ///
-    /// # Errors
-    /// Those of registering raw sockets.
-    pub fn enable_checks(&mut self, checks: Checks) -> io::Result<()> {
-        self.checks = Some(checks);
-        Ok(())
-    }
-
-    /// See [`super::Io::check`].
-    pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
-        let next = match &mut self.checks {
-            Some(checks) => checks.begin(to, ending, false),
-            None => Next::Answer(checks::unasked(Failure::Local(0))),
-        };
-        self.go_on_checking(flow, next);
-    }
-
     /// See [`super::Io::stamp`].
     pub fn stamp(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
@@ -205,6 +194,9 @@ impl Poll {
 
     /// See [`super::Io::close`].
     pub fn close(&mut self, flow: FlowId) {
+        if let Some(syn) = &mut self.syn {
+            syn.withdraw(flow);
+        }
         // An answer that waits has nothing open any more.
         if let Some(entry) = self.remove(flow)
             && let (Some(checks), Some(attempt)) = (&mut self.checks, entry.check)
@@ -221,7 +213,12 @@ impl Poll {
     /// # Errors
     /// Those of the poller.
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
-        if !self.pending.is_empty() || !self.ready.is_empty() || self.drain.is_some() {
+        self.submit();
+        let resend_at = self.syn.as_ref().and_then(|syn| syn.deadline());
+        let deadline = deadline.into_iter().chain(resend_at).min();
+        let answered = self.syn.as_ref().is_some_and(|syn| syn.has_answers());
+        let at_hand = answered || !self.pending.is_empty() || !self.ready.is_empty();
+        if at_hand || self.drain.is_some() {
             return Ok(());
         }
         let left = deadline
@@ -253,7 +250,14 @@ impl Poll {
                 self.drain_stamps(flow);
                 continue;
             }
+            if let Some((flow, ready)) = self.next_raw_answer() {
+                return Some((flow, ready, 0));
+            }
             let event = self.ready.pop()?;
+            if RAW_KEYS.contains(&event.key) {
+                self.receive_raw_answers();
+                continue;
+            }
             let flow = FlowId(u32::try_from(event.key).ok()?);
             let Some(entry) = entry_mut(&mut self.entries, flow) else { continue };
             match entry.state {
@@ -339,45 +343,6 @@ impl Poll {
         self.pending.push_back((flow, Ready::Connected));
     }
 
-    fn finish_checking(&mut self, flow: FlowId) {
-        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
-        let Some((connected, handshake)) = platform::connected(&entry.socket) else { return };
-        let at = clock::now();
-        let Some(Entry { socket, check: Some(attempt), .. }) = self.remove(flow) else { return };
-        let Some(checks) = &mut self.checks else { return };
-        match checks.conclude(attempt, socket, connected, handshake) {
-            Next::Answer(answer) => self.pending.push_back((flow, Ready::Answered(answer, at))),
-            next => self.go_on_checking(flow, next),
-        }
-    }
-
-    /// Connects until something is to be waited for, or there is an answer.
-    fn go_on_checking(&mut self, flow: FlowId, mut next: Next) {
-        loop {
-            let (socket, attempt) = match next {
-                Next::Connect(socket, attempt) => (socket, attempt),
-                Next::Answer(answer) => {
-                    self.pending.push_back((flow, Ready::Answered(answer, clock::now())));
-                    return;
-                }
-            };
-            let entry = Entry { check: Some(attempt), ..Entry::new(socket, State::Connecting) };
-            let started = match entry.socket.connect(&attempt.to().into()) {
-                Err(error) if !platform::connect_in_progress(&error) => Err(error),
-                _ => self.register(flow, &entry),
-            };
-            match (started, &mut self.checks) {
-                (Err(error), Some(checks)) => {
-                    next = checks.conclude(attempt, entry.socket, Err(error), Handshake::default());
-                }
-                _ => {
-                    self.entries[flow.index()] = Some(entry);
-                    return;
-                }
-            }
-        }
-    }
-
     fn fail(&mut self, flow: FlowId, failure: Failure) {
         // What was received or stamped before the end still counts.
         self.drain_stamps(flow);
@@ -430,6 +395,7 @@ impl Drop for Poll {
         for slot in 0..self.entries.len() {
             self.close(FlowId(u32::try_from(slot).expect("slots are flow ids")));
         }
+        self.forget_raw_sockets();
     }
 }
 
