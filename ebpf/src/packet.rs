@@ -95,8 +95,8 @@ struct End {
     port: u16,
 }
 
-/// Writes both ends by whole words of eight bytes: before Linux 6.8 the verifier lets nobody
-/// without `CAP_PERFMON` write a part of a word of the stack after its first half
+/// Writes both ends by whole words of eight bytes: older verifiers (5.10 and 6.1 do) forbid those
+/// who lack `CAP_PERFMON` to write a part of a word of the stack after its first half
 /// ("attempt to corrupt spilled pointer").
 #[inline(always)]
 fn key(local: &End, remote: &End) -> FlowKey {
