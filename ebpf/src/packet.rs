@@ -95,7 +95,7 @@ struct End {
     port: u16,
 }
 
-/// Writes both ends by whole words of eight bytes: older verifiers (5.10 and 6.1 do) forbid those
+/// Writes both ends by whole words of eight bytes: older verifiers (that of Linux 6.1) forbid those
 /// who lack `CAP_PERFMON` to write a part of a word of the stack after its first half
 /// ("attempt to corrupt spilled pointer").
 #[inline(always)]
