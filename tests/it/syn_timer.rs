@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use rttscope::sys::{AttachChoice, Attachment, Follower, Lost, SynTimer, SynTimerError};
 use rttscope_ebpf::{AttemptEvent, Endpoint, kind, names};
 use socket2::{Domain, Socket, Type};
@@ -32,13 +32,16 @@ const CLOSED_PORT: u16 = 9;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
-fn outcomes_over_tcx_and_ipv4() {
-    check_outcomes(AttachChoice::Auto, Attachment::Tcx, false);
+fn outcomes_by_the_best_way_and_ipv4() {
+    let attachment = if has_tcx() { Attachment::Tcx } else { Attachment::Clsact };
+    check_outcomes(AttachChoice::Auto, attachment, false);
 }
 
 #[test]
 fn outcomes_over_tcx_and_ipv6() {
-    check_outcomes(AttachChoice::Tcx, Attachment::Tcx, true);
+    if is_possible("outcomes", AttachChoice::Tcx) {
+        check_outcomes(AttachChoice::Tcx, Attachment::Tcx, true);
+    }
 }
 
 #[test]
@@ -130,6 +133,9 @@ fn a_retransmitted_syn_is_counted_and_the_answered_one_is_timed() {
 fn an_interface_that_comes_back_is_followed() {
     let _turn = turn::wait_for(Turn::Shared);
     for choice in [AttachChoice::Tcx, AttachChoice::Clsact] {
+        if !is_possible("comes_back", choice) {
+            continue;
+        }
         let Some((lab, mut timer)) = lab_and_timer("comes_back", choice) else { return };
         let to = SocketAddr::new(ip_of(RESPONDER_IPS, false), CLOSED_PORT);
         timer.follower().follow(to).unwrap();
@@ -146,6 +152,9 @@ fn an_interface_that_comes_back_is_followed() {
 #[test]
 fn a_route_that_moves_is_followed() {
     let _turn = turn::wait_for(Turn::Shared);
+    if !is_possible("moves", AttachChoice::Tcx) {
+        return;
+    }
     let Some((lab, timer)) = lab_and_timer("moves", AttachChoice::Tcx) else { return };
     lab.prober.ip("link add side0 type veth peer name side1").unwrap();
     for interface in ["side0", "side1"] {
@@ -188,6 +197,9 @@ fn the_zone_of_a_link_local_address_counts() {
 fn packets_without_ethernet_header_are_read() {
     let _turn = turn::wait_for(Turn::Shared);
     for choice in [AttachChoice::Tcx, AttachChoice::Clsact] {
+        if !is_possible("tun", choice) {
+            continue;
+        }
         let Some((namespace, mut timer)) = namespace_and_timer("tun", choice) else { return };
         let mut tun = match namespace.run(|| kernel::tun("tun0")) {
             Ok(tun) => tun,
@@ -254,6 +266,9 @@ fn an_answer_with_a_vlan_tag_is_read() {
 fn timers_at_one_interface_leave_each_other_alone() {
     let _turn = turn::wait_for(Turn::Shared);
     for choice in [AttachChoice::Tcx, AttachChoice::Clsact] {
+        if !is_possible("two_timers", choice) {
+            continue;
+        }
         let Some((lab, mut first)) = lab_and_timer("two_timers", choice) else { return };
         let to = SocketAddr::new(ip_of(RESPONDER_IPS, false), CLOSED_PORT);
         first.follower().follow(to).unwrap();
@@ -298,6 +313,9 @@ fn events_without_room_are_counted() {
 fn a_killed_process_leaves_nothing_of_tcx() {
     let _turn = turn::wait_for(Turn::Shared);
     let choice = AttachChoice::Tcx;
+    if !is_possible("killed", choice) {
+        return;
+    }
     let Some((namespace, timer)) = namespace_and_timer("killed", choice) else { return };
     drop(timer);
     let mut holder = Role::HoldTcx.holder(&namespace);
@@ -379,6 +397,9 @@ fn two_capabilities_are_enough_and_only_the_keeper_keeps_them() {
     let Some((namespace, timer)) = namespace_and_timer(name, AttachChoice::Auto) else { return };
     drop(timer);
     for role in [Role::DropTcx, Role::DropClsact] {
+        if role == Role::DropTcx && !is_possible(name, AttachChoice::Tcx) {
+            continue;
+        }
         let said = namespace.run(|| as_nobody(role, "-all,+bpf,+net_admin"));
         let Ok(said) = said else { return report_skip(name, "no `setpriv` on the search path") };
         assert!(said.contains(FOLLOWED_WITHOUT), "{said}");
@@ -542,6 +563,25 @@ fn timer_in(namespace: &Namespace, test: &str, choice: AttachChoice) -> Option<S
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Whether this kernel can attach like this; says so if it cannot.
+fn is_possible(test: &str, choice: AttachChoice) -> bool {
+    let possible = choice != AttachChoice::Tcx || has_tcx();
+    if !possible {
+        report_skip(&format!("syn_timer::{test}"), "no tcx before Linux 6.6");
+    }
+    possible
+}
+
+/// Whoever may not ask is told elsewhere.
+fn has_tcx() -> bool {
+    let asked = SchedClassifier::query_tcx("lo", TcAttachType::Egress);
+    let refused = asked.err().and_then(|error| match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    });
+    refused != Some(libc::EINVAL)
 }
 
 fn skip<T>(test: &str, reason: &str) -> Option<T> {
