@@ -87,7 +87,7 @@ impl Batch {
         }
         self.call(count, |headers, length| {
             let (flags, timeout) = (flags | libc::MSG_DONTWAIT, std::ptr::null_mut());
-            // The type of flags differs between C libraries.
+            #[allow(clippy::useless_conversion, reason = "flags are unsigned with musl")]
             let flags = flags.try_into().expect("a few small bits");
             // SAFETY: as above; a null timeout is none.
             unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, length, flags, timeout) }
@@ -211,9 +211,9 @@ const fn control_bytes(header: &libc::msghdr) -> usize {
 const BYTES_MAX: usize = 160;
 const ADDRESS_BYTES: usize = size_of::<libc::sockaddr_in6>();
 const CONTROL_HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2")]
+#[expect(clippy::cast_possible_truncation, reason = "2")]
 const FAMILY_V4: u16 = libc::AF_INET as u16;
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "10")]
+#[expect(clippy::cast_possible_truncation, reason = "10")]
 const FAMILY_V6: u16 = libc::AF_INET6 as u16;
 /// Where the addresses are in their structs: behind family and port, and the flow label.
 const V4_AT: usize = 4;
