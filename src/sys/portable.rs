@@ -270,14 +270,14 @@ pub(crate) mod syn {
 
     /// Checks of one I/O by SYNs of our own: on Linux only.
     #[derive(Debug)]
-    pub struct SynChecks(Infallible);
+    pub(crate) struct SynChecks(Infallible);
 
     impl SynChecks {
         /// Not offered by this platform.
         ///
         /// # Errors
         /// Always.
-        pub fn open(_ports: PortBlock, _options: &SocketOptions) -> io::Result<Self> {
+        pub(crate) fn open(_ports: PortBlock, _options: &SocketOptions) -> io::Result<Self> {
             Err(io::Error::new(io::ErrorKind::Unsupported, "raw TCP works on Linux only"))
         }
 
@@ -285,7 +285,7 @@ pub(crate) mod syn {
         ///
         /// # Errors
         /// If they cannot be loaded.
-        pub const fn be_timed(&mut self) -> Result<Follower, SynTimerError> {
+        pub(crate) const fn be_timed(&mut self) -> Result<Follower, SynTimerError> {
             match self.0 {}
         }
 
@@ -293,49 +293,49 @@ pub(crate) mod syn {
         ///
         /// # Errors
         /// If the kernel has none.
-        pub const fn stamp(&self) -> io::Result<()> {
+        pub(crate) const fn stamp(&self) -> io::Result<()> {
             match self.0 {}
         }
 
         /// The sockets to wait for.
-        pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        pub(crate) fn sockets(&self) -> impl Iterator<Item = &Socket> {
             std::iter::empty()
         }
 
         /// Begins a check.
-        pub const fn check(&mut self, _flow: FlowId, _to: SocketAddr) {
+        pub(crate) const fn check(&mut self, _flow: FlowId, _to: SocketAddr) {
             match self.0 {}
         }
 
         /// Gives a flow's check up.
-        pub const fn withdraw(&mut self, _flow: FlowId) {
+        pub(crate) const fn withdraw(&mut self, _flow: FlowId) {
             match self.0 {}
         }
 
         /// When [`Self::flush`] has something to do by itself.
         #[must_use]
-        pub const fn deadline(&self) -> Option<Mono> {
+        pub(crate) const fn deadline(&self) -> Option<Mono> {
             match self.0 {}
         }
 
         /// Whether [`Self::next_answer`] has one.
         #[must_use]
-        pub const fn has_answers(&self) -> bool {
+        pub(crate) const fn has_answers(&self) -> bool {
             match self.0 {}
         }
 
         /// The next answer, and when we learnt of it.
-        pub const fn next_answer(&mut self) -> Option<(FlowId, Answer, Now)> {
+        pub(crate) const fn next_answer(&mut self) -> Option<(FlowId, Answer, Now)> {
             match self.0 {}
         }
 
         /// Sends what waits.
-        pub const fn flush(&mut self) {
+        pub(crate) const fn flush(&mut self) {
             match self.0 {}
         }
 
         /// Takes in everything that has arrived.
-        pub const fn receive(&mut self) {
+        pub(crate) const fn receive(&mut self) {
             match self.0 {}
         }
     }

@@ -216,8 +216,8 @@ impl Checks {
         handshake: Handshake,
         account: Account,
     ) -> Answer {
-        // A RST before SYN-ACK is "refused". One after it, which a stalled check may learn of first,
-        // ends a connection, so there was one.
+        // A RST before SYN-ACK is "refused". One after it, which a stalled check may learn of
+        // first, ends a connection, so there was one.
         let was_reset = result == Err(Failure::Reset);
         let result = if was_reset { Ok(()) } else { result };
         let half_open = self.method == Method::Quickack && attempt.ending == Ending::Reset;

@@ -1,6 +1,6 @@
-//! Half-open checks on the ring. By kernel sockets: the ring connects and does nothing else, so that
-//! no operation holds the socket when it is closed, and the RST leaves in close(2). By raw sockets:
-//! the ring waits for them.
+//! Half-open checks on the ring. By kernel sockets: the ring connects and does nothing else, so
+//! that no operation holds the socket when it is closed, and the RST leaves in close(2). By raw
+//! sockets: the ring waits for them.
 
 use std::io;
 use std::net::SocketAddr;
