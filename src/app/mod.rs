@@ -4,6 +4,7 @@
 mod output;
 mod preflight;
 mod signals;
+mod web;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,13 +16,12 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
+use self::web::Web;
 use crate::config::{
-    Config, HostPort, MeasuringSection, ProbeSection, ServeSection, Target, WebSection, WireChoice,
-    limits,
+    Config, HostPort, MeasuringSection, ProbeSection, ServeSection, Target, WireChoice, limits,
 };
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
-use crate::http::{self, HttpState};
 use crate::probe::{ProbeSettings, Wire};
 use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
@@ -58,14 +58,8 @@ fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verd
     let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Lookups that hang must not keep the metrics from being written.
-        .max_blocking_threads(limits::LOOKUPS_MAX + METRICS_THREADS)
-        // They resolve and encode: a measuring thread that wakes up goes first.
-        .on_thread_start(|| {
-            if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
-                tracing::debug!(%error, "background threads keep their priority");
-            }
-        })
+        .max_blocking_threads(limits::LOOKUPS_MAX)
+        .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime
@@ -85,7 +79,7 @@ struct App {
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
-    http: Option<Http>,
+    web: Option<Web>,
 }
 
 /// What the control plane knows of a target.
@@ -99,12 +93,6 @@ struct Probed {
     /// A lookup is under way: another one would not be faster.
     looking_up: Arc<AtomicBool>,
     finished: bool,
-}
-
-/// The running HTTP server.
-struct Http {
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
 }
 
 /// What workers are made from.
@@ -143,9 +131,10 @@ impl App {
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let (http, metrics_url) = match &config.web {
+        let (web, metrics_url) = match &config.web {
             Some(web) => {
-                serve_http(web, &stats, &ready).map(|(http, url)| (Some(http), Some(url)))?
+                let (web, url) = Web::start(web, &stats, &ready)?;
+                (Some(web), Some(url))
             }
             None => (None, None),
         };
@@ -169,7 +158,7 @@ impl App {
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
-            http,
+            web,
         };
         let mut answering_at = None;
         if let Some(serve) = &config.serve {
@@ -346,10 +335,8 @@ impl App {
             let patient = matches!(end, End::Done).then_some(signal);
             output.finish(&self.stats, patient).await;
         }
-        if let Some(Http { stop, task }) = self.http.take() {
-            // The server may be gone already.
-            let _ = stop.send(());
-            let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, task).await;
+        if let Some(web) = self.web.take() {
+            web.stop().await;
         }
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
@@ -384,24 +371,12 @@ impl Workshop<'_> {
 }
 
 /// Binds the HTTP server and starts it; the second value is where the metrics are.
-fn serve_http(
-    web: &WebSection,
-    stats: &Arc<Stats>,
-    ready: &Arc<AtomicBool>,
-) -> Result<(Http, String)> {
-    let flag = || format!("--web.listen-address {}: cannot listen there", web.listen);
-    let listener = socket::listener(web.listen, false).with_context(flag)?;
-    listener.set_nonblocking(true).with_context(flag)?;
-    let listener = tokio::net::TcpListener::from_std(listener.into()).with_context(flag)?;
-    let address = listener.local_addr().with_context(flag)?;
-    tracing::info!(%address, "http listening");
-    let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(http::serve(listener, state, async {
-        // An app that is gone stops its server too.
-        let _ = stopped.await;
-    }));
-    Ok((Http { stop, task }, format!("http://{}/metrics", reachable(address))))
+/// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
+/// goes first.
+fn step_back() {
+    if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
+        tracing::debug!(%error, "background threads keep their priority");
+    }
 }
 
 /// The responder of this process as a target.
@@ -486,8 +461,6 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
-/// Threads of the blocking pool that lookups leave alone.
-const METRICS_THREADS: usize = 2;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.
