@@ -74,3 +74,21 @@ pub fn set_fifo(priority: u32) -> io::Result<()> {
 
 /// The shortest slice that the kernel grants (kernel/sched/syscalls.c, `__setparam_fair`).
 const SLICE_NS: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use super::*;
+
+    #[test]
+    fn a_short_slice_keeps_the_nice_value() {
+        // In a thread of its own: it may lower its priority, but not raise it again.
+        let thread = std::thread::spawn(|| {
+            set_nice(7).unwrap();
+            wake_promptly().unwrap();
+            rustix::process::getpriority_process(None).unwrap()
+        });
+        assert_eq!(thread.join().unwrap(), 7);
+    }
+}
