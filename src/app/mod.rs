@@ -5,6 +5,7 @@ mod output;
 mod preflight;
 mod probing;
 mod signals;
+mod web;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,10 +18,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
 use self::probing::Probed;
-use crate::config::{Config, HostPort, MeasuringSection, ServeSection, WebSection, limits};
+use self::web::Web;
+use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
-use crate::http::{self, HttpState};
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
 use crate::sys::{self, Checks, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
@@ -54,14 +55,8 @@ fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verd
     let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Lookups that hang must not keep the metrics from being written.
-        .max_blocking_threads(limits::LOOKUPS_MAX + METRICS_THREADS)
-        // They resolve and encode: a measuring thread that wakes up goes first.
-        .on_thread_start(|| {
-            if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
-                tracing::debug!(%error, "background threads keep their priority");
-            }
-        })
+        .max_blocking_threads(limits::LOOKUPS_MAX)
+        .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime
@@ -81,13 +76,7 @@ struct App {
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
-    http: Option<Http>,
-}
-
-/// The running HTTP server.
-struct Http {
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    web: Option<Web>,
 }
 
 /// What workers are made from.
@@ -126,9 +115,10 @@ impl App {
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let (http, metrics_url) = match &config.web {
+        let (web, metrics_url) = match &config.web {
             Some(web) => {
-                serve_http(web, &stats, &ready).map(|(http, url)| (Some(http), Some(url)))?
+                let (web, url) = Web::start(web, &stats, &ready)?;
+                (Some(web), Some(url))
             }
             None => (None, None),
         };
@@ -152,7 +142,7 @@ impl App {
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
-            http,
+            web,
         };
         let mut answering_at = None;
         if let Some(serve) = &config.serve {
@@ -288,10 +278,8 @@ impl App {
             let patient = matches!(end, End::Done).then_some(signal);
             output.finish(&self.stats, patient).await;
         }
-        if let Some(Http { stop, task }) = self.http.take() {
-            // The server may be gone already.
-            let _ = stop.send(());
-            let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, task).await;
+        if let Some(web) = self.web.take() {
+            web.stop().await;
         }
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
@@ -327,24 +315,12 @@ impl Workshop<'_> {
 }
 
 /// Binds the HTTP server and starts it; the second value is where the metrics are.
-fn serve_http(
-    web: &WebSection,
-    stats: &Arc<Stats>,
-    ready: &Arc<AtomicBool>,
-) -> Result<(Http, String)> {
-    let flag = || format!("--web.listen-address {}: cannot listen there", web.listen);
-    let listener = socket::listener(web.listen, false).with_context(flag)?;
-    listener.set_nonblocking(true).with_context(flag)?;
-    let listener = tokio::net::TcpListener::from_std(listener.into()).with_context(flag)?;
-    let address = listener.local_addr().with_context(flag)?;
-    tracing::info!(%address, "http listening");
-    let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(http::serve(listener, state, async {
-        // An app that is gone stops its server too.
-        let _ = stopped.await;
-    }));
-    Ok((Http { stop, task }, format!("http://{}/metrics", reachable(address))))
+/// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
+/// goes first.
+fn step_back() {
+    if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
+        tracing::debug!(%error, "background threads keep their priority");
+    }
 }
 
 /// An address of this host by which a listener is reached from here.
@@ -374,8 +350,6 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
-/// Threads of the blocking pool that lookups leave alone.
-const METRICS_THREADS: usize = 2;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.

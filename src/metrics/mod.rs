@@ -18,7 +18,7 @@ use crate::stats::slo::SloSnapshot;
 use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
 use crate::time::seconds;
 
-use self::exposition::Out;
+use self::exposition::{Format, Out};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
@@ -371,13 +371,13 @@ pub enum Kind {
 /// The snapshot in the OpenMetrics text format 1.0.0.
 #[must_use]
 pub fn open_metrics_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::open_metrics_text(snapshot)
+    exposition::text(snapshot, Format::OpenMetrics)
 }
 
 /// The snapshot in the Prometheus text format 0.0.4.
 #[must_use]
 pub fn prometheus_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::prometheus_text(&exposition::open_metrics_text(snapshot))
+    exposition::text(snapshot, Format::Prometheus)
 }
 
 /// How a family is read: once a target, listener, thread, or program.

@@ -238,6 +238,9 @@ fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
         sys::set_priority(priority).map_err(named(format!("--priority {priority}"), remedy))?;
     }
     sys::precise_sleep();
+    if let Err(error) = sys::wake_promptly() {
+        tracing::debug!(%error, "the measuring thread keeps its time slice");
+    }
     let (mut io, refused) = Io::open(&options.io)?;
     if let Some(error) = refused {
         tracing::debug!(%error, "io_uring is not available; using readiness");
