@@ -5,6 +5,8 @@ mod output;
 mod preflight;
 mod probing;
 mod signals;
+mod sweep;
+mod sweep_output;
 mod web;
 
 use std::future::Future;
@@ -23,16 +25,16 @@ use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
-use crate::sys::{self, Checks, Detected, IoOptions, Priority, socket};
+use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something was received, or there was nobody to probe.
+    /// Something was received, or there was nobody to probe; all checks of a run were open.
     Good,
-    /// Nothing was received from any target.
+    /// Nothing was received from any target; not all checks of a run were open.
     Unanswered,
 }
 
@@ -52,18 +54,32 @@ pub fn run(config: &Config) -> Result<Verdict> {
 fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verdict> {
     let signal = signals::catch()?;
     sys::raise_descriptor_limit();
-    let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
+    // A run of checks has clocks of its own, and its own word on them.
+    let clock = match config.check {
+        Some(_) => ClockChoice::Application,
+        None => config.measuring.clock,
+    };
+    let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(limits::LOOKUPS_MAX)
+        .max_blocking_threads(lookups_max(config))
         .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
-    let verdict = runtime
-        .block_on(async { App::start(config, &detected, screen, stats)?.work(signal).await });
+    let verdict = runtime.block_on(async {
+        match &config.check {
+            Some(check) => sweep::run(config, check, &detected, screen, &stats, signal).await,
+            None => App::start(config, &detected, screen, stats)?.work(signal).await,
+        }
+    });
     // A lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     verdict
+}
+
+/// Names that are looked up at the same time.
+fn lookups_max(config: &Config) -> usize {
+    if config.check.is_some() { limits::CHECK_LOOKUPS_MAX } else { limits::LOOKUPS_MAX }
 }
 
 /// Everything that runs.

@@ -53,7 +53,9 @@ impl Screen {
     /// Decides what goes where and installs the log: on standard error, above the live table if
     /// both are the same terminal.
     pub(super) fn open(config: &Config, stats: &Arc<Stats>) -> Result<(Self, log::Drain)> {
-        let screen = match config.probe.as_ref().map(|probe| probe.report) {
+        let probe = config.probe.as_ref().map(|probe| probe.report);
+        let check = config.check.as_ref().map(|check| check.report);
+        let screen = match probe.or(check) {
             Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
             Some(ReportMode::Json) => Self::Json,
             Some(ReportMode::Quiet) | None => Self::Quiet,
@@ -85,7 +87,6 @@ impl Output {
             Screen::Live(_) => (true, false),
         };
         let (sender, incoming) = sync_channel(limits::REPORT_SAMPLES_MAX);
-        let (tell_closed, closed) = oneshot::channel();
         let progress = Arc::<AtomicU64>::default();
         let writer = Writer {
             screen,
@@ -95,19 +96,29 @@ impl Output {
             progress: Arc::clone(&progress),
             incoming,
         };
+        let running = running.then(|| sender.clone());
+        let output = Self::spawn(progress, running, move || writer.run())?;
+        Ok((Some(output), samples.then_some(sender)))
+    }
+
+    /// Starts a thread that writes, and counts in `progress` what it has written.
+    pub(super) fn spawn(
+        progress: Arc<AtomicU64>,
+        running: Option<Samples>,
+        write: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let (tell_closed, closed) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
-                if let Err(error) = writer.run() {
+                if let Err(error) = write() {
                     tracing::debug!(%error, "standard output cannot be written");
                     // An app that has ended does not listen.
                     let _ = tell_closed.send(());
                 }
             })
             .context("the output thread")?;
-        let running = running.then(|| sender.clone());
-        let output = Self { thread, running, progress, closed: Some(closed) };
-        Ok((Some(output), samples.then_some(sender)))
+        Ok(Self { thread, running, progress, closed: Some(closed) })
     }
 
     /// Completes with `Ok` when the reader of standard output has left. Once.
@@ -317,7 +328,7 @@ fn quantiles(rtt: Option<&HistogramSnapshot>) -> Quantiles {
     })
 }
 
-fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
+pub(super) fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
     // A view is valid after every write; a panic elsewhere does not spoil it.
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }

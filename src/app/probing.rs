@@ -75,7 +75,7 @@ impl App {
             ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
             (targets, _) => targets,
         };
-        preflight::check(targets, &probe.socket)?;
+        preflight::check(targets.iter().map(|target| &target.address), &probe.socket)?;
         match probe.check {
             None => self.probe_by_echo(probe, targets, workshop),
             Some(method) => self.probe_by_checks(probe, targets, method, workshop),

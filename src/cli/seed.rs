@@ -210,6 +210,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
     Ok(Config {
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
+        check: None,
         web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,

@@ -2,6 +2,7 @@
 //! itself or plain lines for people (`live`, `table`). Plain rows and samples in, bytes out; where
 //! the numbers come from is not known here.
 
+pub mod check;
 pub mod json;
 pub mod live;
 pub mod table;

@@ -310,34 +310,34 @@ fn quantile(values: &mut [u64], percent: usize) -> u64 {
 }
 
 /// A socket that listens, and counts what it could accept.
-struct Listener {
-    address: SocketAddr,
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
     listener: TcpListener,
 }
 
 impl Listener {
-    fn start(site: &Site, backlog: i32) -> Self {
+    pub(crate) fn start(site: &Site, backlog: i32) -> Self {
         let listener = listen(&site.responder_place(), site, backlog);
         listener.set_nonblocking(true).unwrap();
         Self { address: listener.local_addr().unwrap(), listener }
     }
 
     /// Connections since the last call. A reset one stays in the queue and is counted, too.
-    fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         std::iter::from_fn(|| self.listener.accept().ok()).count()
     }
 }
 
 /// A server that has stopped accepting: its queue is full, and it drops SYNs.
-struct FullQueue {
-    address: SocketAddr,
+pub(crate) struct FullQueue {
+    pub(crate) address: SocketAddr,
     listener: TcpListener,
     place: Place,
     clients: Vec<TcpStream>,
 }
 
 impl FullQueue {
-    fn start(site: &Site) -> Self {
+    pub(crate) fn start(site: &Site) -> Self {
         let place = site.responder_place();
         let listener = listen(&place, site, 0);
         let address = listener.local_addr().unwrap();

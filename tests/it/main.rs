@@ -60,6 +60,8 @@ mod probing;
 mod defects;
 /// Half-open checks: the wire, the server and the prober tell one story.
 mod half_open;
+/// `rttscope check`: many addresses, once or often, and what is said of them.
+mod check;
 /// Targets that are not there, go away or come back.
 mod outages;
 /// The responder under pressure.
