@@ -25,11 +25,9 @@ use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use rttscope_ebpf::{
-    Attempt, AttemptEvent, FlowKey, PORT_WORDS, SynSent, counter, kind, port_bit, stage,
-};
+use rttscope_ebpf::{Attempt, AttemptEvent, FlowKey, PORT_WORDS, counter, kind, port_bit, stage};
 
-use packet::{ACK, FIN, RST, SYN, Segment, Side};
+use packet::{ACK, FIN, RST, SYN, Segment, Side, word};
 
 /// "Go on": `TCX_NEXT` of tcx and `TC_ACT_UNSPEC` of clsact (`include/uapi/linux/bpf.h`).
 const TCX_NEXT: i32 = -1;
@@ -96,8 +94,10 @@ fn syn_leaves(segment: &Segment) -> Option<()> {
             return Some(());
         }
     }
-    let sent = SynSent { first_ns: now_ns, last_ns: now_ns, sequence: segment.sequence, syns: 1 };
-    let attempt = Attempt { sent, stage: stage::WAITING, answer_sequence: 0 };
+    // By whole words: see `packet::key`.
+    let words = [now_ns, now_ns, word(segment.sequence, 1), word(stage::WAITING, 0)];
+    // SAFETY: an attempt is these 32 bytes in this order, aligned alike; any pattern is valid.
+    let attempt = unsafe { core::mem::transmute::<[u64; 4], Attempt>(words) };
     if RTT_ATTEMPTS.insert(&segment.key, &attempt, 0).is_err() {
         count(counter::ATTEMPTS_LOST);
     }

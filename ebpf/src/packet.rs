@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
-use rttscope_ebpf::{Endpoint, FlowKey};
+use rttscope_ebpf::FlowKey;
 
 /// What the programs need of a segment.
 pub(crate) struct Segment {
@@ -49,24 +49,23 @@ pub(crate) fn read(
     is_wanted: impl FnOnce(u16) -> bool,
 ) -> Option<Segment> {
     let (ether_type, network) = ether_type(skb)?;
-    let mut key = FlowKey { local: EMPTY, remote: EMPTY };
-    let (source, destination) = match side {
-        Side::Egress => (&mut key.local, &mut key.remote),
-        Side::Ingress => (&mut key.remote, &mut key.local),
-    };
     let transport = match ether_type {
-        ETHER_IPV4 => ipv4(skb, network, source, destination)?,
-        ETHER_IPV6 => ipv6(skb, network, source, destination)?,
+        ETHER_IPV4 => ipv4(skb, network)?,
+        ETHER_IPV6 => ipv6(skb, network)?,
         _ => return None,
     };
     if transport.length < TCP_BYTES {
         return None;
     }
     let [ports, sequence, acknowledgement, rest, _] = load(skb, transport.offset)?;
-    let [from_high, from_low, to_high, to_low] = ports.to_ne_bytes();
-    source.port_be = [from_high, from_low];
-    destination.port_be = [to_high, to_low];
-    if !is_wanted(u16::from_be_bytes(key.local.port_be)) {
+    let ports = u32::from_be(ports);
+    let source = End { address: transport.source, port: low_half(ports >> 16) };
+    let destination = End { address: transport.destination, port: low_half(ports) };
+    let (local, remote) = match side {
+        Side::Egress => (source, destination),
+        Side::Ingress => (destination, source),
+    };
+    if !is_wanted(local.port) {
         return None;
     }
     let [data_offset, flags, _, _] = rest.to_ne_bytes();
@@ -75,17 +74,53 @@ pub(crate) fn read(
         return None;
     }
     Some(Segment {
-        key,
+        key: key(&local, &remote),
         sequence: u32::from_be(sequence),
         acknowledgement: u32::from_be(acknowledgement),
         flags,
     })
 }
 
-/// Where the TCP segment is, and how long the IP header says it is.
+/// Where the TCP segment is, how long the IP header says it is, and between whom it travels.
 struct Transport {
     offset: u32,
     length: u32,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+/// An endpoint in registers: an address as the wire has it, a port in host byte order.
+struct End {
+    address: [u32; 4],
+    port: u16,
+}
+
+/// Writes both ends by whole words of eight bytes: older verifiers (that of Linux 6.1) forbid those
+/// who lack `CAP_PERFMON` to write a part of a word of the stack after its first half
+/// ("attempt to corrupt spilled pointer").
+#[inline(always)]
+fn key(local: &End, remote: &End) -> FlowKey {
+    let [l0, l1, l2, l3] = local.address;
+    let [r0, r1, r2, r3] = remote.address;
+    let port = |end: &End| low_first(end.port.to_be());
+    let words =
+        [word(l0, l1), word(l2, l3), word(port(local), r0), word(r1, r2), word(r3, port(remote))];
+    // SAFETY: a key is these 40 bytes in this order, aligned alike, and every pattern is valid.
+    unsafe { core::mem::transmute::<[u64; 5], FlowKey>(words) }
+}
+
+/// Two bytes, and behind them two that are zero, as the memory of a number.
+#[inline(always)]
+fn low_first(bytes: u16) -> u32 {
+    u32::from(bytes) << if cfg!(target_endian = "little") { 0 } else { 16 }
+}
+
+/// Two numbers one behind the other in memory.
+#[inline(always)]
+pub(crate) fn word(first: u32, second: u32) -> u64 {
+    let (low, high) =
+        if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// The protocol after any VLAN tags, and the offset of its header.
@@ -113,13 +148,9 @@ fn behind_tag(skb: *mut __sk_buff, ether_type: u16, offset: u32) -> Option<(u16,
 
 /// RFC 791 section 3.1.
 #[inline(always)]
-fn ipv4(
-    skb: *mut __sk_buff,
-    offset: u32,
-    source: &mut Endpoint,
-    destination: &mut Endpoint,
-) -> Option<Transport> {
-    let [versions, fragment, protocol, from, to] = load(skb, offset)?.map(u32::from_be);
+fn ipv4(skb: *mut __sk_buff, offset: u32) -> Option<Transport> {
+    let [versions, fragment, protocol, from, to] = load(skb, offset)?;
+    let [versions, fragment, protocol] = [versions, fragment, protocol].map(u32::from_be);
     let [_, ip_protocol, _, _] = protocol.to_be_bytes();
     // The lower 13 bits are the offset: only a first fragment has the TCP header.
     if ip_protocol != PROTOCOL_TCP || fragment & 0x1fff != 0 || versions >> 28 != 4 {
@@ -129,20 +160,18 @@ fn ipv4(
     if header_bytes < IPV4_BYTES {
         return None;
     }
-    store(source, [0, 0, 0xffff, from]);
-    store(destination, [0, 0, 0xffff, to]);
     let total = u32::from(low_half(versions));
-    Some(Transport { offset: offset + header_bytes, length: total.checked_sub(header_bytes)? })
+    Some(Transport {
+        offset: offset + header_bytes,
+        length: total.checked_sub(header_bytes)?,
+        source: [0, 0, MAPPED.to_be(), from],
+        destination: [0, 0, MAPPED.to_be(), to],
+    })
 }
 
 /// RFC 8200 sections 3 and 4.
 #[inline(always)]
-fn ipv6(
-    skb: *mut __sk_buff,
-    offset: u32,
-    source: &mut Endpoint,
-    destination: &mut Endpoint,
-) -> Option<Transport> {
+fn ipv6(skb: *mut __sk_buff, offset: u32) -> Option<Transport> {
     let [version, rest] = load(skb, offset)?.map(u32::from_be);
     let [_, _, next, _] = rest.to_be_bytes();
     if version >> 28 != 6 || !(next == PROTOCOL_TCP || is_extension(next)) {
@@ -162,10 +191,13 @@ fn ipv6(
     if next != PROTOCOL_TCP {
         return None;
     }
-    store(source, load(skb, offset + 8)?.map(u32::from_be));
-    store(destination, load(skb, offset + 24)?.map(u32::from_be));
     let payload = rest >> 16;
-    Some(Transport { offset: start + skipped, length: payload.checked_sub(skipped)? })
+    Some(Transport {
+        offset: start + skipped,
+        length: payload.checked_sub(skipped)?,
+        source: load(skb, offset + 8)?,
+        destination: load(skb, offset + 24)?,
+    })
 }
 
 /// The header behind an extension header, and how many bytes all of them have; both as they are
@@ -209,20 +241,13 @@ fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u32; N]> {
     (status == 0).then_some(unsafe { words.assume_init() })
 }
 
-/// Writes an address, by words: see `FlowKey`.
-#[inline(always)]
-fn store(end: &mut Endpoint, address: [u32; 4]) {
-    // SAFETY: an endpoint is aligned to four bytes and begins with the address.
-    let words = unsafe { &mut *(&raw mut end.address_be).cast::<[u32; 4]>() };
-    *words = address.map(u32::to_be);
-}
-
 #[inline(always)]
 fn low_half(word: u32) -> u16 {
     (word & 0xffff) as u16
 }
 
-const EMPTY: Endpoint = Endpoint::v6([0; 16], [0; 2]);
+/// What stands before an IPv4 address in its mapped form.
+const MAPPED: u32 = 0xffff;
 
 /// Headers without options.
 const IPV4_BYTES: u32 = 20;

@@ -179,7 +179,7 @@ pub(crate) mod syn_timer {
 
     use rttscope_ebpf::AttemptEvent;
 
-    use super::super::syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
+    use crate::sys::{AttachChoice, Attachment, Lost, SynTimerError};
 
     /// Times SYN → SYN-ACK and SYN → RST in the kernel: on Linux only.
     pub struct SynTimer(Infallible);
@@ -228,6 +228,12 @@ pub(crate) mod syn_timer {
         /// What the kernel could not tell.
         #[must_use]
         pub const fn lost(&self) -> Lost {
+            match self.0 {}
+        }
+
+        /// Detaches everything.
+        #[must_use]
+        pub const fn close(self) -> Lost {
             match self.0 {}
         }
     }

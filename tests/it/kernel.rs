@@ -2,6 +2,7 @@
 //! buffers go in, owned descriptors and numbers come out.
 #![expect(unsafe_code, reason = "packet sockets, unshare and the parent-death signal need it")]
 
+use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -103,6 +104,20 @@ pub(crate) fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Optio
     };
     let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
     Ok(Some(StampedFrame { length, at_ns: stamp_ns(&message), outgoing }))
+}
+
+/// A tun device of this name, whose packets have no Ethernet header; it is gone with the file.
+pub(crate) fn tun(name: &str) -> io::Result<File> {
+    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: `ifreq` is integers and characters, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::try_from(from).unwrap();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap();
+    // SAFETY: the file is open, and `request` is a live local of the type that this call takes.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(file)
 }
 
 /// How many frames the kernel threw away since the last call because we read too slowly.

@@ -29,6 +29,8 @@ mod exposition;
 mod lines;
 /// Probe frames of every wire version in a stream of bytes.
 mod frames;
+/// TCP segments as bytes of IPv4 packets.
+mod segment;
 /// A packet capture with the kernel's times, and the round trips it shows.
 mod capture;
 /// Servers that behave like the seeds, or badly.

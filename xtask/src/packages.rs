@@ -16,8 +16,9 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 8] = [
+pub const TEST: [Tool; 9] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
+    Tool { program: "tc", package: "iproute2", purpose: "tests of filters left behind" },
     Tool { program: "unshare", package: "util-linux", purpose: "tests in network namespaces" },
     Tool { program: "prometheus", package: "prometheus", purpose: "a scrape by the real server" },
     Tool { program: "pkg-config", package: "pkg-config", purpose: LIBBPF },

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::io;
 
 use aya::Ebpf;
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcError};
 use aya::programs::{LinkOrder, ProgramError, TcAttachType};
 use rttscope_ebpf::names;
 use socket2::{Domain, Socket, Type};
 
-use super::super::super::syn_timer::{AttachChoice, Attachment};
 use super::clsact::Place;
 use super::load::{classifier, os_error};
+use crate::sys::{AttachChoice, Attachment};
 
 /// Both programs, and where they are attached.
 pub(super) struct Interfaces {
@@ -118,6 +118,11 @@ impl Interfaces {
     }
 }
 
+/// The number of an interface.
+pub(super) fn interface_index(name: &str) -> io::Result<u32> {
+    Ok(rustix::net::netdevice::name_to_index(&any_socket()?, name)?)
+}
+
 /// The system's error that one of aya's is about.
 pub(super) fn failure(error: ProgramError) -> io::Error {
     let code = match netlink_code(&error) {
@@ -132,7 +137,6 @@ pub(super) fn failure(error: ProgramError) -> io::Error {
 
 /// aya keeps the numbers of netlink's errors to itself, but for this way.
 fn netlink_code(error: &ProgramError) -> Option<i32> {
-    use aya::programs::tc::TcError;
     match error {
         ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => {
             error.raw_os_error()
@@ -146,10 +150,77 @@ fn is_unknown(error: &io::Error) -> bool {
 }
 
 fn interface_name(index: u32) -> io::Result<String> {
-    // Any socket will do: it stands for the network namespace.
-    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    Ok(rustix::net::netdevice::index_to_name(&socket, index)?)
+    Ok(rustix::net::netdevice::index_to_name(&any_socket()?, index)?)
+}
+
+/// It stands for the network namespace of the calling thread.
+fn any_socket() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::DGRAM, None)
 }
 
 const SIDES: [(&str, TcAttachType); 2] =
     [(names::EGRESS, TcAttachType::Egress), (names::INGRESS, TcAttachType::Ingress)];
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
+    use super::*;
+    use crate::sys::SynTimerError;
+    use crate::sys::linux::syn_timer::load::load;
+
+    /// What only a flood of notices brings about.
+    #[test]
+    fn what_is_still_attached_stays_so_when_everything_is_renewed() {
+        const LOOPBACK: u32 = 1;
+        let check = |choice| {
+            std::thread::spawn(move || {
+                let flags = rustix::thread::UnshareFlags::NEWNET;
+                // SAFETY: a network namespace changes no memory and no open descriptor.
+                if let Err(error) = unsafe { rustix::thread::unshare_unsafe(flags) } {
+                    return report_skip(&error.to_string());
+                }
+                let loaded = match load(&(1..=1)) {
+                    Err(
+                        error @ (SynTimerError::NotPermitted { .. } | SynTimerError::Refused(_)),
+                    ) => {
+                        return report_skip(&error.to_string());
+                    }
+                    loaded => loaded.map_err(|error| error.to_string()).unwrap(),
+                };
+                let mut interfaces = Interfaces::new(loaded.programs, choice);
+                interfaces.attach(LOOPBACK).unwrap();
+                // An interface that is gone, with an entry that nobody has removed.
+                let links = interfaces.carrying.remove(&LOOPBACK).unwrap();
+                interfaces.carrying.insert(LOOPBACK + 1_000, links);
+                interfaces.renew();
+                assert!(interfaces.carrying.is_empty(), "{choice:?}");
+                interfaces.attach(LOOPBACK).unwrap();
+                for _ in 0..3 {
+                    interfaces.renew();
+                    assert!(interfaces.carrying.contains_key(&LOOPBACK), "{choice:?}");
+                }
+                interfaces.forget(LOOPBACK);
+                interfaces.attach(LOOPBACK).unwrap();
+            })
+            .join()
+            .unwrap();
+        };
+        check(AttachChoice::Tcx);
+        check(AttachChoice::Clsact);
+    }
+
+    /// Says that the test was skipped, where people and `xtask` look.
+    #[expect(clippy::print_stderr, reason = "libtest has no way to skip at run time")]
+    fn report_skip(reason: &str) {
+        let line = format!("SKIP syn_timer::attach: {reason}\n");
+        eprint!("{line}");
+        if let Some(path) = std::env::var_os("RTTSCOPE_SKIPS") {
+            let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+    }
+}

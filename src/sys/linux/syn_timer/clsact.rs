@@ -19,7 +19,7 @@ use netlink_packet_route::tc::{
 };
 use rttscope_ebpf::names;
 
-use super::attach::failure;
+use super::attach::{failure, interface_index};
 use super::netlink::Netlink;
 
 /// The place of this timer's filters at every interface of its network namespace.
@@ -32,21 +32,29 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Takes the first free one.
+    /// Takes the first free one, and removes what dead processes left at every free one.
     pub(super) fn take() -> io::Result<Self> {
+        let names = interface_names()?;
+        let mut taken = None;
         for minor in 1..=PLACES_MAX {
-            let name = SocketAddr::from_abstract_name(format!("rttscope/syn-timer/{minor}"))?;
-            match UnixListener::bind_addr(&name) {
-                Ok(held) => {
-                    let handle = TcHandle::new(HANDLE_MAJOR, minor);
-                    return Ok(Self { handle, _held: held, netlink: Netlink::open()? });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            let address = SocketAddr::from_abstract_name(format!("rttscope/syn-timer/{minor}"))?;
+            let held = match UnixListener::bind_addr(&address) {
+                Ok(held) => held,
+                // Its owner lives.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
                 Err(error) => return Err(error),
+            };
+            let handle = TcHandle::new(HANDLE_MAJOR, minor);
+            let mut place = Self { handle, _held: held, netlink: Netlink::open()? };
+            for name in &names {
+                place.clear(name);
             }
+            taken.get_or_insert(place);
         }
-        let message = format!("{PLACES_MAX} SYN timers already use clsact filters here");
-        Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
+        taken.ok_or_else(|| {
+            let message = format!("{PLACES_MAX} SYN timers already use clsact filters here");
+            io::Error::new(io::ErrorKind::QuotaExceeded, message)
+        })
     }
 
     /// Attaches a program in one direction.
@@ -64,6 +72,17 @@ impl Place {
             .attach_with_options(name, direction, TcAttachOptions::Netlink(options))
             .map_err(failure)?;
         program.take_link(link).map_err(failure)
+    }
+
+    /// Removes what is left behind at one interface, which may be gone just now.
+    fn clear(&mut self, name: &str) {
+        for direction in [TcAttachType::Egress, TcAttachType::Ingress] {
+            let cleared = interface_index(name)
+                .and_then(|index| self.remove_leftover(name, index, direction));
+            if let Err(error) = cleared {
+                tracing::debug!(%error, name, "filters may be left behind there");
+            }
+        }
     }
 
     fn remove_leftover(
@@ -117,6 +136,17 @@ impl Place {
     }
 }
 
+/// The interfaces of the calling thread's network namespace.
+fn interface_names() -> io::Result<Vec<String>> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    Ok(names_in(&table).map(str::to_owned).collect())
+}
+
+/// The names in a table of interfaces (proc_pid_net(5), "dev"), below its two lines of headings.
+fn names_in(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim()))
+}
+
 fn add_queueing(name: &str) -> io::Result<()> {
     match qdisc_add_clsact(name).map_err(|error| failure(error.into())) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
@@ -142,3 +172,34 @@ const HANDLE_MAJOR: u16 = 0x7273;
 
 /// SYN timers in one network namespace, by clsact.
 const PLACES_MAX: u16 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_named_in_the_table() {
+        let check = |table, expected: &[&str]| {
+            assert_eq!(names_in(table).collect::<Vec<_>>(), expected, "{table}");
+        };
+        let headings = "Inter-|   Receive |  Transmit\n face |bytes packets|bytes packets\n";
+        check("", &[]);
+        check(headings, &[]);
+        check(&format!("{headings}    lo: 12 1 12 1\n eth0.5:7 1 0 0\n"), &["lo", "eth0.5"]);
+    }
+
+    #[test]
+    fn a_filter_of_ours_is_known_by_its_program() {
+        let check = |attributes, expected| {
+            let mut filter = TcMessage::default();
+            filter.attributes = attributes;
+            assert_eq!(program_name(&filter), expected, "{filter:?}");
+        };
+        let named = |name: &str| TcOption::Bpf(TcFilterBpfOption::ProgName(name.to_owned()));
+        let bpf = TcAttribute::Kind("bpf".to_owned());
+        let options = vec![TcOption::Bpf(TcFilterBpfOption::ProgId(7)), named("rtt_egress")];
+        check(vec![bpf.clone(), TcAttribute::Options(options)], Some("rtt_egress"));
+        check(vec![bpf.clone(), TcAttribute::Options(vec![])], None);
+        check(vec![bpf], None);
+    }
+}

@@ -13,15 +13,14 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray};
 use rttscope_ebpf::counter;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, capabilities};
 use rustix::time::Timespec;
 
-use super::super::super::clock;
-use super::super::super::syn_timer::{Attachment, Lost};
-use super::super::thread::keep_capabilities;
 use super::attach::Interfaces;
 use super::netlink::Netlink;
 use super::route::{self, Destination, Listener};
+use crate::sys::linux::thread::keep_capabilities;
+use crate::sys::{Attachment, Lost, clock};
 use crate::time::Mono;
 
 /// What others ask of the keeper.
@@ -69,21 +68,21 @@ impl Shared {
 
 /// The keeper's own.
 pub(super) struct Keeper {
-    pub(super) interfaces: Interfaces,
-    pub(super) counters: PerCpuArray<MapData, u64>,
-    pub(super) netlink: Netlink,
-    pub(super) listener: Listener,
-    pub(super) requests: Receiver<Request>,
-    pub(super) followed: HashMap<Destination, Followed>,
+    interfaces: Interfaces,
+    counters: PerCpuArray<MapData, u64>,
+    netlink: Netlink,
+    listener: Listener,
+    requests: Receiver<Request>,
+    followed: HashMap<Destination, Followed>,
     /// When the followed addresses are looked up again, if something has changed.
-    pub(super) look_up_at: Option<Mono>,
+    look_up_at: Option<Mono>,
     /// No earlier than this.
-    pub(super) look_up_after: Mono,
+    look_up_after: Mono,
 }
 
 /// A followed address.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Followed {
+struct Followed {
     /// How often it was asked for.
     times: u32,
     /// Whether its interfaces carry the programs.
@@ -91,21 +90,39 @@ pub(super) struct Followed {
 }
 
 impl Keeper {
+    /// For the network namespace of the calling thread.
+    pub(super) fn new(
+        interfaces: Interfaces,
+        counters: PerCpuArray<MapData, u64>,
+        requests: Receiver<Request>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            interfaces,
+            counters,
+            netlink: Netlink::open()?,
+            listener: Listener::open()?,
+            requests,
+            followed: HashMap::new(),
+            look_up_at: None,
+            look_up_after: Mono::default(),
+        })
+    }
+
     /// Works until it is told to end.
     pub(super) fn run(mut self, shared: &Shared) {
-        if let Err(error) = keep_capabilities(CapabilitySet::BPF | CapabilitySet::NET_ADMIN) {
+        if let Err(error) = keep_what_is_needed() {
             tracing::debug!(%error, "the SYN timer's keeper keeps every capability");
         }
         let mut count_at = clock::mono();
         loop {
-            if let Err(error) = self.sleep(shared, count_at) {
+            if let Err(error) = self.wait(shared, count_at) {
                 tracing::warn!(%error, "the SYN timer's keeper cannot wait");
                 return;
             }
             // First: who asks now must not be told of an interface that is gone.
             self.hear();
             if !self.answer(shared) {
-                return;
+                return self.count(shared);
             }
             let now = clock::mono();
             if now >= count_at {
@@ -120,7 +137,7 @@ impl Keeper {
         }
     }
 
-    fn sleep(&self, shared: &Shared, count_at: Mono) -> io::Result<()> {
+    fn wait(&self, shared: &Shared, count_at: Mono) -> io::Result<()> {
         let until = self.look_up_at.map_or(count_at, |at| at.min(count_at));
         let timeout = Timespec::try_from(until.duration_since(clock::mono()))
             .expect("a tick is a number of seconds");
@@ -239,6 +256,14 @@ impl Keeper {
             }
         }
     }
+}
+
+/// `CAP_SYS_ADMIN` stands for `CAP_BPF` where only that is held, as before Linux 5.8.
+fn keep_what_is_needed() -> io::Result<()> {
+    let held = capabilities(None)?.effective;
+    let bpf = held & CapabilitySet::BPF;
+    let bpf = if bpf.is_empty() { CapabilitySet::SYS_ADMIN } else { bpf };
+    keep_capabilities(bpf | CapabilitySet::NET_ADMIN)
 }
 
 fn publish(shared: &Shared, interfaces: &Interfaces) {

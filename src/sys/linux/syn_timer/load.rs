@@ -7,12 +7,12 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use rttscope_ebpf::{names, port_bit};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::super::super::syn_timer::SynTimerError;
+use crate::sys::SynTimerError;
 
 /// The object in the kernel.
 pub(super) struct Loaded {
@@ -31,7 +31,7 @@ pub(super) fn load(ports: &RangeInclusive<u16>) -> Result<Loaded, SynTimerError>
     let mut ebpf = loaded.map_err(|error| refusal("loading the object", error))?;
     for name in [names::EGRESS, names::INGRESS] {
         let program = classifier(&mut ebpf, name);
-        program.load().map_err(|error| refusal("loading a program", error))?;
+        program.load().map_err(|error| refusal("loading a program", shortened(error)))?;
     }
     let of_map = |error| refusal("opening a map", error);
     let mut registered: Array<MapData, u64> =
@@ -84,6 +84,17 @@ fn refusal(what: &'static str, error: impl Error + Send + Sync + 'static) -> Syn
         // An unknown type of map, or no bpf(2) at all.
         Some(libc::EINVAL | libc::ENOSYS) => SynTimerError::Unsupported(error.to_string()),
         _ => SynTimerError::Failed { what, error: Box::new(error) },
+    }
+}
+
+/// An error that fits a line: the verifier's reasons are a thousand of them.
+fn shortened(error: ProgramError) -> io::Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(%verifier_log, "the kernel refuses a program");
+            io_error
+        }
+        error => io::Error::other(error),
     }
 }
 

@@ -9,7 +9,6 @@ mod load;
 mod netlink;
 mod route;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -22,10 +21,7 @@ use rttscope_ebpf::AttemptEvent;
 
 use self::attach::Interfaces;
 use self::keeper::{Keeper, Request, Shared};
-use self::netlink::Netlink;
-use self::route::Listener;
-use super::super::syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
-use crate::time::Mono;
+use crate::sys::{AttachChoice, Attachment, Lost, SynTimerError};
 
 /// Times SYN → SYN-ACK and SYN → RST in the kernel for a block of local ports.
 ///
@@ -70,16 +66,9 @@ impl SynTimer {
             |what| move |error: io::Error| SynTimerError::Failed { what, error: Box::new(error) };
         let shared = Arc::new(Shared::new().map_err(failed("making an eventfd"))?);
         let (requests, receiver) = channel();
-        let keeper = Keeper {
-            interfaces: Interfaces::new(loaded.programs, choice),
-            counters: loaded.counters,
-            netlink: Netlink::open().map_err(failed("asking for routes"))?,
-            listener: Listener::open().map_err(failed("listening to changes of routes"))?,
-            requests: receiver,
-            followed: HashMap::new(),
-            look_up_at: None,
-            look_up_after: Mono::default(),
-        };
+        let interfaces = Interfaces::new(loaded.programs, choice);
+        let keeper = Keeper::new(interfaces, loaded.counters, receiver)
+            .map_err(failed("listening to changes of routes"))?;
         let seen = Arc::clone(&shared);
         let keeper = Builder::new()
             .name("syn-keeper".to_owned())
@@ -116,16 +105,21 @@ impl SynTimer {
         None
     }
 
-    /// What the kernel could not tell, up to a second ago.
+    /// What the kernel could not tell until a second ago at most; [`Self::close`] tells all.
     #[must_use]
     pub fn lost(&self) -> Lost {
         let lost = self.follower.shared.lost();
         Lost { events: lost.events.saturating_add(self.unreadable), ..lost }
     }
-}
 
-impl Drop for SynTimer {
-    fn drop(&mut self) {
+    /// Detaches everything; what the kernel could not tell in all that time.
+    #[must_use]
+    pub fn close(mut self) -> Lost {
+        self.end_keeper();
+        self.lost()
+    }
+
+    fn end_keeper(&mut self) {
         // A keeper that has ended hears nothing, and needs not.
         let _ended = self.follower.requests.send(Request::End);
         self.follower.shared.wake();
@@ -134,6 +128,12 @@ impl Drop for SynTimer {
         {
             tracing::error!("the SYN timer's keeper has panicked");
         }
+    }
+}
+
+impl Drop for SynTimer {
+    fn drop(&mut self) {
+        self.end_keeper();
     }
 }
 
