@@ -38,6 +38,7 @@
 //! nothing behind: no thread, no socket, no eBPF program.
 
 mod error;
+mod lookups;
 mod pending;
 
 use std::collections::HashSet;
@@ -48,9 +49,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 pub use self::error::CheckError;
+use self::lookups::Lookups;
 use self::pending::{Answered, Pending, Reply};
 use crate::check::race::interleave;
 use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
@@ -109,15 +111,6 @@ pub struct Open {
     /// Our side completed the handshake: the server saw a connection. Always so by
     /// [`Method::Dial`].
     pub completed: bool,
-}
-
-/// Names in, addresses out, on threads of their own.
-#[derive(Debug)]
-struct Lookups {
-    handle: tokio::runtime::Handle,
-    turns: Arc<Semaphore>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// A request on its way: what was asked, and since when.
@@ -333,21 +326,15 @@ impl Checker {
         }
         let (remote, pending) = (self.remote.clone(), Arc::clone(&self.pending));
         let follower = self.follower.clone();
-        let turns = Arc::clone(&self.lookups.turns);
-        self.lookups.handle.spawn(async move {
-            match tokio::time::timeout(request.timeout, look_up(&request.address, turns)).await {
-                Ok(Ok(addresses)) => {
-                    for &address in &addresses {
-                        follow(follower.as_ref(), address);
-                    }
-                    request.submit(number, &addresses, &remote);
+        let (address, timeout) = (request.address.clone(), request.timeout);
+        self.lookups.look_up(address, timeout, move |found| match found {
+            Ok(addresses) => {
+                for &address in &addresses {
+                    follow(follower.as_ref(), address);
                 }
-                Ok(Err(error)) => pending.answer(number, Answered::Unresolved(error)),
-                Err(_) => {
-                    let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                    pending.answer(number, Answered::Unresolved(error));
-                }
+                request.submit(number, &addresses, &remote);
             }
+            Err(error) => pending.answer(number, Answered::Unresolved(error)),
         });
         Ok(())
     }
@@ -431,46 +418,6 @@ impl Request {
             (outcome, to) => Err(CheckError::of(outcome, to, &self.address, self.timeout)),
         }
     }
-}
-
-impl Lookups {
-    fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(limits::LOOKUPS_MAX)
-            .thread_name("checker-lookup")
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread =
-            std::thread::Builder::new().name("checker-names".to_owned()).spawn(move || {
-                // Its end is wanted, or its checker is gone: either ends it.
-                drop(runtime.block_on(stopped));
-                // A lookup that hangs must not hold up the end.
-                runtime.shutdown_background();
-            })?;
-        let turns = Arc::new(Semaphore::new(limits::LOOKUPS_MAX));
-        Ok(Self { handle, turns, stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Lookups {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
-async fn look_up(address: &HostPort, turns: Arc<Semaphore>) -> std::io::Result<Vec<SocketAddr>> {
-    let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
-    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if addresses.is_empty() {
-        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(addresses)
 }
 
 /// Without an eBPF program there, the check has another clock, and says which.

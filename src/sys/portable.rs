@@ -326,6 +326,12 @@ pub(crate) mod syn {
             match self.0 {}
         }
 
+        /// Whether enough SYNs wait to be sent in one go.
+        #[must_use]
+        pub(crate) const fn is_full(&self) -> bool {
+            match self.0 {}
+        }
+
         /// Whether [`Self::next_answer`] has one.
         #[must_use]
         pub(crate) const fn has_answers(&self) -> bool {

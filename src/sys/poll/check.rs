@@ -37,6 +37,9 @@ impl Poll {
     pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
         if let Some(syn) = &mut self.syn {
             syn.check(flow, to);
+            if syn.is_full() {
+                syn.flush();
+            }
             return;
         }
         let next = match &mut self.checks {

@@ -21,12 +21,12 @@ pub(super) struct Batch {
 }
 
 /// Messages in one call at most.
-pub(super) const MESSAGES_MAX: usize = 64;
+pub(in crate::sys::linux) const MESSAGES_MAX: usize = 64;
 
 /// One message. An address is a `struct sockaddr_in` or `sockaddr_in6` in its first bytes.
 #[derive(Clone, Debug)]
 #[repr(C, align(8))]
-struct Message {
+pub(in crate::sys::linux) struct Message {
     control: [u8; CONTROL_BYTES],
     address: [u8; ADDRESS_BYTES],
     bytes: [u8; BYTES_MAX],
@@ -37,24 +37,12 @@ struct Message {
 
 impl Batch {
     pub(super) fn new() -> Self {
-        let message = Message {
-            control: [0; CONTROL_BYTES],
-            address: [0; ADDRESS_BYTES],
-            bytes: [0; BYTES_MAX],
-            control_bytes: 0,
-            address_bytes: 0,
-            byte_count: 0,
-        };
-        Self { messages: vec![message; MESSAGES_MAX].into_boxed_slice(), filled: 0 }
+        Self { messages: vec![Message::new(); MESSAGES_MAX].into_boxed_slice(), filled: 0 }
     }
 
     /// Adds a message to be sent from one address to another; the batch is not full.
     pub(super) fn push(&mut self, source: IpAddr, destination: SocketAddr, bytes: &[u8]) {
-        let message = &mut self.messages[self.filled];
-        message.set_destination(destination);
-        message.set_source(source, destination);
-        message.bytes[..bytes.len()].copy_from_slice(bytes);
-        message.byte_count = bytes.len();
+        self.messages[self.filled].set(source, destination, bytes);
         self.filled += 1;
     }
 
@@ -132,15 +120,7 @@ impl Batch {
         let mut headers: [libc::mmsghdr; MESSAGES_MAX] = unsafe { std::mem::zeroed() };
         let messages = &mut self.messages[..count];
         for ((message, part), header) in messages.iter_mut().zip(&mut parts).zip(&mut headers) {
-            part.iov_base = message.bytes.as_mut_ptr().cast();
-            part.iov_len = message.byte_count;
-            let header = &mut header.msg_hdr;
-            header.msg_name = message.address.as_mut_ptr().cast();
-            header.msg_namelen = message.address_bytes.try_into().expect("a few bytes");
-            header.msg_iov = part;
-            header.msg_iovlen = 1;
-            header.msg_control = message.control.as_mut_ptr().cast();
-            offer_control(header, message.control_bytes);
+            message.point(&mut header.msg_hdr, part);
         }
         let length = count.try_into().expect("at most MESSAGES_MAX");
         let done = system_call(headers.as_mut_ptr(), length);
@@ -155,6 +135,46 @@ impl Batch {
 }
 
 impl Message {
+    pub(in crate::sys::linux) const fn new() -> Self {
+        Self {
+            control: [0; CONTROL_BYTES],
+            address: [0; ADDRESS_BYTES],
+            bytes: [0; BYTES_MAX],
+            control_bytes: 0,
+            address_bytes: 0,
+            byte_count: 0,
+        }
+    }
+
+    /// Becomes a message to be sent from one address to another.
+    pub(in crate::sys::linux) fn set(
+        &mut self,
+        source: IpAddr,
+        destination: SocketAddr,
+        bytes: &[u8],
+    ) {
+        self.set_destination(destination);
+        self.set_source(source, destination);
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.byte_count = bytes.len();
+    }
+
+    /// Has a header point to this message, which must stay where it is while the kernel uses it.
+    pub(in crate::sys::linux) fn point(
+        &mut self,
+        header: &mut libc::msghdr,
+        part: &mut libc::iovec,
+    ) {
+        part.iov_base = self.bytes.as_mut_ptr().cast();
+        part.iov_len = self.byte_count;
+        header.msg_name = self.address.as_mut_ptr().cast();
+        header.msg_namelen = self.address_bytes.try_into().expect("a few bytes");
+        header.msg_iov = part;
+        header.msg_iovlen = 1;
+        header.msg_control = self.control.as_mut_ptr().cast();
+        offer_control(header, self.control_bytes);
+    }
+
     /// `struct sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)). The port of a raw socket is a
     /// protocol number and may be zero; TCP's own port is in the segment.
     fn set_destination(&mut self, to: SocketAddr) {

@@ -9,7 +9,7 @@
 pub mod attempts;
 pub mod segment;
 
-mod batch;
+pub(super) mod batch;
 mod raw;
 mod routes;
 
@@ -57,9 +57,9 @@ pub struct SynChecks {
 
 /// A SYN to be sent.
 #[derive(Clone, Copy, Debug)]
-struct Outgoing {
+pub(super) struct Outgoing {
     flow: FlowId,
-    syn: Syn,
+    pub(super) syn: Syn,
     /// The kernel has refused it once.
     again: bool,
 }
@@ -115,9 +115,6 @@ impl SynChecks {
             Ok(route) => match self.attempts.start(flow, to, route, now) {
                 Some(syn) => {
                     self.outgoing.push_back(Outgoing { flow, syn, again: false });
-                    if self.outgoing.len() >= MESSAGES_MAX {
-                        self.flush();
-                    }
                     return;
                 }
                 None => Failure::Local(libc::EADDRNOTAVAIL),
@@ -142,6 +139,12 @@ impl SynChecks {
         [pause, self.attempts.deadline()].into_iter().flatten().min()
     }
 
+    /// Whether enough SYNs wait to be sent in one go.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.outgoing.len() >= MESSAGES_MAX
+    }
+
     /// Whether [`Self::next_answer`] has one.
     #[must_use]
     pub fn has_answers(&self) -> bool {
@@ -155,8 +158,28 @@ impl SynChecks {
 
     /// Sends what waits, and again what was not answered in time.
     pub fn flush(&mut self) {
+        let Some(now) = self.queue_due() else { return };
+        while let Some(front) = self.outgoing.front() {
+            let ipv6 = front.syn.destination.is_ipv6();
+            // There is a route for each family that has a socket, and for no other.
+            let of_family = self.raws.iter().position(|raw| raw.ipv6 == ipv6);
+            let at = of_family.expect("a route is asked for by a socket of its family");
+            let full = self.send_batch(at, now);
+            if self.pause_until.is_some() {
+                break;
+            }
+            if full {
+                // Answers that are there already must not fill the socket's buffer.
+                self.receive();
+            }
+        }
+    }
+
+    /// Queues what was not answered in time to be sent again. The time, if anything waits to be
+    /// sent and may be.
+    pub(super) fn queue_due(&mut self) -> Option<Mono> {
         if self.outgoing.is_empty() && self.attempts.is_empty() {
-            return;
+            return None;
         }
         let now = clock::now();
         while let Some(due) = self.attempts.next_due(now.mono) {
@@ -167,27 +190,21 @@ impl SynChecks {
                 Due::GivenUp(flow, answer) => self.answers.push_back((flow, answer, now)),
             }
         }
-        if self.pause_until.take_if(|until| *until <= now.mono).is_none()
-            && self.pause_until.is_some()
-        {
-            return;
-        }
-        while let Some(front) = self.outgoing.front() {
-            let ipv6 = front.syn.destination.is_ipv6();
-            let Some(at) = self.raws.iter().position(|raw| raw.ipv6 == ipv6) else {
-                // There is a route for each family that has a socket, and for no other.
-                self.outgoing.pop_front();
-                continue;
-            };
-            let full = self.send_batch(at, now.mono);
-            if self.pause_until.is_some() {
-                break;
+        self.pause_until = self.pause_until.filter(|until| *until > now.mono);
+        (self.pause_until.is_none() && !self.outgoing.is_empty()).then_some(now.mono)
+    }
+
+    /// The next SYN to be sent, and by which socket.
+    pub(super) fn next_outgoing(&mut self) -> Option<(Outgoing, &Socket)> {
+        let next = loop {
+            let next = self.outgoing.pop_front()?;
+            if self.attempts.is_wanted(next.flow, &next.syn) {
+                break next;
             }
-            if full {
-                // Answers that are there already must not fill the socket's buffer.
-                self.receive();
-            }
-        }
+        };
+        let ipv6 = next.syn.destination.is_ipv6();
+        let raw = self.raws.iter().find(|raw| raw.ipv6 == ipv6);
+        Some((next, &raw.expect("a route is asked for by a socket of its family").socket))
     }
 
     /// Takes in everything that has arrived.
@@ -236,7 +253,7 @@ impl SynChecks {
 
     /// The kernel did not send a SYN. An ICMP error about another packet may have been the reason,
     /// or an address of ours that is gone: only a second refusal on a route that is fresh is final.
-    fn refused(&mut self, outgoing: Outgoing, error: &io::Error, now: Mono) {
+    pub(super) fn refused(&mut self, outgoing: Outgoing, error: &io::Error, now: Mono) {
         let Outgoing { flow, syn, again } = outgoing;
         if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)) {
             self.outgoing.push_front(outgoing);

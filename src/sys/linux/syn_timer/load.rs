@@ -26,6 +26,9 @@ pub(super) struct Loaded {
 
 /// Loads the object for these local ports.
 pub(super) fn load(ports: &RangeInclusive<u16>) -> Result<Loaded, SynTimerError> {
+    // The loader tries once for the whole process what the kernel can do. If a thread made it try
+    // that may not, the kernel would seem to lack everything, for all threads and for ever.
+    permission()?;
     // It relocates nothing against the kernel's own types: reading them would take megabytes.
     let loaded = EbpfLoader::new().btf(None).load(OBJECT);
     let mut ebpf = loaded.map_err(|error| refusal("loading the object", error))?;
@@ -100,15 +103,22 @@ fn shortened(error: ProgramError) -> io::Error {
 
 /// `EPERM` has many reasons; the thread's own capabilities are the first.
 fn not_permitted(what: &'static str, error: Box<dyn Error + Send + Sync>) -> SynTimerError {
-    let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let missing = missing(held);
-    if !missing.is_empty() {
-        return SynTimerError::NotPermitted { missing: missing.join(" and ") };
+    if let Err(error) = permission() {
+        return error;
     }
     match os_error(&*error).and_then(io::Error::raw_os_error) {
         // The verifier refuses a program by EACCES, and says why.
         Some(libc::EPERM) => SynTimerError::Refused(io::Error::other(error)),
         _ => SynTimerError::Failed { what, error },
+    }
+}
+
+/// Whether the thread has the capabilities.
+fn permission() -> Result<(), SynTimerError> {
+    let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    match missing(held) {
+        missing if missing.is_empty() => Ok(()),
+        missing => Err(SynTimerError::NotPermitted { missing: missing.join(" and ") }),
     }
 }
 

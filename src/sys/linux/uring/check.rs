@@ -16,7 +16,7 @@ use crate::sys::checks::{self, Checks, Handshake, Next};
 use crate::sys::clock;
 use crate::sys::io::Ready;
 use crate::sys::linux::checking;
-use crate::time::{Mono, Now};
+use crate::time::Now;
 
 impl Uring {
     /// See [`crate::sys::Io::enable_checks`].
@@ -34,6 +34,12 @@ impl Uring {
     pub fn check(&mut self, flow: FlowId, to: SocketAddr, ending: Ending) {
         if let Some(syn) = &mut self.syn {
             syn.check(flow, to);
+            if syn.is_full()
+                && let Err(error) = self.send_raw()
+            {
+                // The next wait fails the same way.
+                tracing::debug!(%error, "submitting failed");
+            }
             return;
         }
         let next = match &mut self.checks {
@@ -41,15 +47,6 @@ impl Uring {
             None => Next::Answer(checks::unasked(Failure::Local(0))),
         };
         self.go_on_checking(flow, next, None);
-    }
-
-    /// Sends what waits; whether there are answers, and when this is to be done again.
-    pub(super) fn flush_raw_sockets(&mut self) -> io::Result<(bool, Option<Mono>)> {
-        let Some(syn) = &mut self.syn else { return Ok((false, None)) };
-        syn.flush();
-        let told = (syn.has_answers(), syn.deadline());
-        self.arm_raw_sockets()?;
-        Ok(told)
     }
 
     /// The wait for a raw socket has ended.
@@ -72,7 +69,7 @@ impl Uring {
 
     /// Waits for raw sockets that are not waited for. A poll looks at once at what is there, so
     /// nothing is missed in between.
-    fn arm_raw_sockets(&mut self) -> io::Result<()> {
+    pub(super) fn arm_raw_sockets(&mut self) -> io::Result<()> {
         for at in 0..self.raw_armed.len() {
             let Some(socket) = self.syn.as_ref().and_then(|syn| syn.sockets().nth(at)) else {
                 break;

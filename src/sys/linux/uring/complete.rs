@@ -45,7 +45,7 @@ impl Uring {
             Op::Send => self.sent(key, result),
             Op::Stamp => self.stamped(key, entry),
             Op::ErrorQueue => self.error_queue(key, result),
-            Op::Wake | Op::Cancel | Op::Raw => None,
+            Op::Wake | Op::Cancel | Op::Raw | Op::RawSend => None,
         }
     }
 

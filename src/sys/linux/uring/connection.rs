@@ -66,10 +66,12 @@ pub(super) enum Op {
     ErrorQueue,
     /// Waits for a raw socket; the key is its place.
     Raw,
+    /// Sends by a raw socket; the key is the place of what it sends.
+    RawSend,
 }
 
 impl Op {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Wake,
         Self::Cancel,
         Self::Accept,
@@ -79,6 +81,7 @@ impl Op {
         Self::Stamp,
         Self::ErrorQueue,
         Self::Raw,
+        Self::RawSend,
     ];
 
     pub(super) const fn user_data(self, key: u32, number: u32) -> u64 {

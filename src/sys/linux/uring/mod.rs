@@ -16,6 +16,7 @@ mod buffers;
 mod check;
 mod complete;
 mod connection;
+mod raw;
 mod submit;
 
 use std::io;
@@ -31,6 +32,7 @@ use socket2::Socket;
 
 use self::buffers::BufferRing;
 use self::connection::{Connection, Op};
+use self::raw::RawSends;
 use super::stamp;
 use super::syn::SynChecks;
 use crate::event::{Failure, FlowId};
@@ -75,6 +77,7 @@ pub struct Uring {
     syn: Option<Box<SynChecks>>,
     /// The number of the wait for each raw socket; 0 while none is armed.
     raw_armed: [u32; 2],
+    raw_sends: RawSends,
 }
 
 impl Uring {
@@ -117,6 +120,7 @@ impl Uring {
             checks: None,
             syn: None,
             raw_armed: [0; 2],
+            raw_sends: RawSends::new(),
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -239,13 +243,8 @@ impl Uring {
     /// # Errors
     /// Those of io_uring_enter(2).
     pub fn submit(&mut self) -> io::Result<()> {
-        if let Some(syn) = &mut self.syn {
-            syn.flush();
-        }
-        match self.ring.submit() {
-            Err(error) if !is_transient(&error) => Err(error),
-            _ => Ok(()),
-        }
+        self.flush_raw_sockets()?;
+        self.submit_ring()
     }
 
     /// See [`crate::sys::Io::wait`].
@@ -332,7 +331,9 @@ impl Uring {
                     }
                 }
                 Op::Cancel => {}
-                Op::Raw => self.receive_raw_answers(place(key), number),
+                Op::Raw | Op::RawSend => {
+                    self.complete_raw(op, (key, number), entry.result());
+                }
                 _ => {
                     if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
                         let flow = self.connection(key).map(|connection| connection.flow);
