@@ -1,6 +1,7 @@
 //! Half-open checks by SYNs of our own, on real interfaces: addresses go in, answers come out, and
 //! the wire is looked at. The library's I/O is used directly, on both backends.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::resume_unwind;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rttscope::event::{Answer, Ending, Failure, FlowId};
 use rttscope::sample::{CheckClock, Method};
+use rttscope::sys::socket::SocketOptions;
 use rttscope::sys::{
     CheckSettings, Checks, ClockChoice, IoChoice, IoEvent, IoOptions, MethodChoice, clock,
 };
@@ -30,11 +32,13 @@ everywhere! {
 on_each_io_over_veth! {
     errors_on_the_way_are_told,
     link_local_targets_are_asked_in_their_zone,
+    more_checks_than_ports_ask_one_target_at_once,
 }
 
 alone_over_veth! {
     the_wire_shows_syn_syn_ack_and_reset_and_nothing_is_accepted,
     a_late_answer_reaches_nobody,
+    options_shape_the_packets,
 }
 
 /// An I/O that checks.
@@ -46,14 +50,20 @@ struct Checker {
 impl Checker {
     /// Opens in the calling thread's namespace; or says why it cannot, having reported the skip.
     fn open(io: Io, test: &str) -> Option<Self> {
-        Self::open_towards(io, test, None)
+        Self::open_towards(io, test, None, SocketOptions::default())
     }
 
     /// The same; the eBPF programs follow this target.
-    fn open_towards(io: Io, test: &str, to: Option<SocketAddr>) -> Option<Self> {
+    fn open_towards(
+        io: Io,
+        test: &str,
+        to: Option<SocketAddr>,
+        socket: SocketOptions,
+    ) -> Option<Self> {
         let settings = CheckSettings {
             method: MethodChoice::Only(Method::Syn),
-            checks_max: 256,
+            checks_max: 64,
+            socket,
             ..CheckSettings::default()
         };
         let checks = match Checks::open(&settings) {
@@ -179,7 +189,9 @@ fn by_each_clock(
     script: impl Fn(&mut Checker, CheckClock) + Sync,
 ) {
     site.prober_place().run(|| {
-        if let Some(mut checker) = Checker::open_towards(site.io, test, Some(to)) {
+        if let Some(mut checker) =
+            Checker::open_towards(site.io, test, Some(to), SocketOptions::default())
+        {
             script(&mut checker, CheckClock::Ebpf);
         }
     });
@@ -392,24 +404,71 @@ fn the_wire_shows_syn_syn_ack_and_reset_and_nothing_is_accepted(site: &Site) {
     }
 }
 
-/// The segments of each connection, which are three.
+fn options_shape_the_packets(site: &Site) {
+    let listener = listen(site);
+    let to = listener.local_addr().unwrap();
+    let ipv6 = to.is_ipv6();
+    let second = if ipv6 { "fd87::9" } else { "10.87.0.9" };
+    let (length, more) = if ipv6 { ("/64", " nodad") } else { ("/24", "") };
+    site.lab()
+        .prober
+        .ip(&format!("address add {second}{length} dev {PROBER_INTERFACE}{more}"))
+        .unwrap();
+    let options = SocketOptions {
+        source: Some(second.parse().unwrap()),
+        interface: Some(PROBER_INTERFACE.to_owned()),
+        dscp: Some(46),
+        ttl: Some(7),
+    };
+    let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
+    let asked = site.prober_place().run(|| {
+        let checker = Checker::open_towards(site.io, "half_open::options", None, options);
+        let Some(mut checker) = checker else { return false };
+        assert_eq!(checker.ask(to).result, Ok(()));
+        // From there nothing leads to the other family.
+        let other = if ipv6 { "10.87.0.2:80" } else { "[fd87::2]:80" };
+        let answer = checker.ask(other.parse().unwrap());
+        assert!(matches!(answer.result, Err(Failure::Other(_) | Failure::Local(_))), "{answer:?}");
+        true
+    });
+    let segments = capture.stop();
+    let syn = segments.iter().find(|segment| segment.outgoing && segment.flags == SYN);
+    let seen = syn.map(|syn| (syn.source.ip(), syn.traffic_class, syn.hops));
+    assert_eq!(seen, asked.then(|| (second.parse().unwrap(), 46 << 2, 7)));
+    nobody_was_accepted(&listener);
+}
+
+fn more_checks_than_ports_ask_one_target_at_once(site: &Site) {
+    let narrow = Narrow::new(site);
+    site.prober_place().run(|| {
+        let Some(mut checker) = Checker::open(site.io, "half_open::ports") else { return };
+        for flow in 0..200 {
+            checker.check(flow, narrow.address);
+        }
+        checker.run(200, Duration::from_millis(50));
+        // The block has 128 ports. The others are told at once, and nobody hears of another's.
+        let local = Err(Failure::Local(libc::EADDRNOTAVAIL));
+        let mut refused: Vec<u32> = checker.answers.iter().map(|(flow, _)| flow.0).collect();
+        refused.sort_unstable();
+        assert_eq!(refused, (128..200).collect::<Vec<_>>());
+        assert!(checker.answers.iter().all(|(_, answer)| answer.result == local));
+    });
+}
+
+/// The segments of each connection, which are three. Ports are used again, but not at once.
 fn by_connection<'a>(
     segments: &[&'a crate::capture::Segment],
     to: SocketAddr,
     connections: usize,
 ) -> Vec<[&'a crate::capture::Segment; 3]> {
     assert_eq!(segments.len(), 3 * connections);
-    let syns = segments.iter().filter(|segment| segment.flags == SYN);
-    let connections: Vec<_> = syns
-        .map(|syn| {
-            let of_this = segments.iter().filter(|segment| {
-                let ours = if segment.source == to { segment.destination } else { segment.source };
-                ours == syn.source
-            });
-            of_this.copied().collect::<Vec<_>>().try_into().unwrap()
-        })
-        .collect();
-    connections
+    let mut by_port: BTreeMap<u16, Vec<_>> = BTreeMap::new();
+    for segment in segments {
+        let ours = if segment.source == to { segment.destination } else { segment.source };
+        by_port.entry(ours.port()).or_default().push(*segment);
+    }
+    let triples = by_port.values().flat_map(|segments| segments.chunks(3));
+    triples.map(|triple| triple.try_into().unwrap()).collect()
 }
 
 /// The neighbour is not there yet: the kernel keeps the SYNs, and they all leave when it is.
