@@ -1,6 +1,10 @@
 //! Whether being scraped disturbs the schedule: how late the real binary sends the probes of 1,000
 //! targets with a scrape every 100 ms, and without, in alternating periods of one run. The lag is
 //! each probe's own, from the JSON lines.
+//!
+//! The scraper runs on the same CPUs as the prober, which it usually does not, and so does the
+//! kernel's copying for both ends. How much of the disturbance is theirs shows in periods in which
+//! as many bytes are downloaded from a thread that has them ready, and the prober is left alone.
 
 #![expect(clippy::print_stdout, reason = "a bench is run for its table")]
 
@@ -11,7 +15,8 @@ mod report;
 #[path = "common/rounds.rs"]
 mod rounds;
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{ChildStdout, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -19,7 +24,7 @@ use std::time::Duration;
 use rttscope::sys::clock;
 use rttscope::time::seconds;
 
-use program::{Program, targets_file};
+use program::{Program, download, targets_file};
 use report::{print_table, row};
 use rounds::median;
 
@@ -29,6 +34,15 @@ const TARGETS: usize = 1_000;
 const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
 /// Between periods. A probe is written when its peer's stamp has come, one interval later.
 const SETTLE: Duration = Duration::from_millis(400);
+
+/// What happens in a period.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Alone,
+    /// Bytes are downloaded that are no metrics.
+    Download,
+    Scrape,
+}
 
 /// The scrapes of one period.
 #[derive(Clone, Copy, Default)]
@@ -40,7 +54,7 @@ struct Scrapes {
 
 /// What one period showed.
 struct Period {
-    scraping: bool,
+    kind: Kind,
     probes: usize,
     p50_ns: u64,
     p99_ns: u64,
@@ -56,7 +70,7 @@ struct Lag {
 
 fn main() -> io::Result<()> {
     let (rounds, length) =
-        if report::quick() { (1, Duration::from_secs(1)) } else { (4, Duration::from_secs(3)) };
+        if report::quick() { (1, Duration::from_secs(1)) } else { (9, Duration::from_secs(1)) };
     let serve = ["serve", "--listen", "0.0.0.0:0"];
     let (_responder, at) = Program::start(&serve, Stdio::null(), "responder listening")?;
     let at = at.ok_or_else(|| io::Error::other("the responder logged no address"))?;
@@ -78,44 +92,65 @@ fn measure(probe: &[&str], rounds: usize, length: Duration) -> io::Result<Vec<Pe
     let lines = prober.child.stdout.take().expect("it is piped");
     let reader = thread::spawn(move || read_lags(lines));
     pause(3 * SETTLE);
+    let plain = serve_bytes(prober.scrape()?.bytes)?;
     let mut spent = Vec::new();
     for _ in 0..rounds {
-        for scraping in [false, true] {
+        for (kind, from) in
+            [(Kind::Alone, None), (Kind::Download, Some(plain)), (Kind::Scrape, Some(prober.http))]
+        {
             let from_ns = clock::now().wall.as_ns();
-            let scrapes = spend(&prober, length, scraping)?;
-            spent.push((scraping, from_ns..clock::now().wall.as_ns(), scrapes));
+            let scrapes = spend(from, length)?;
+            spent.push((kind, from_ns..clock::now().wall.as_ns(), scrapes));
             pause(SETTLE);
         }
     }
     drop(prober);
     let lags = reader.join().expect("it does not panic")?;
-    let periods = spent.into_iter().map(|(scraping, within, scrapes)| {
+    let periods = spent.into_iter().map(|(kind, within, scrapes)| {
         let inside = lags.iter().filter(|lag| within.contains(&lag.due_ns));
-        Period::new(scraping, inside.map(|lag| lag.lag_ns).collect(), scrapes)
+        Period::new(kind, inside.map(|lag| lag.lag_ns).collect(), scrapes)
     });
     Ok(periods.collect())
 }
 
 impl Period {
-    fn new(scraping: bool, mut lags_ns: Vec<u64>, scrapes: Scrapes) -> Self {
+    fn new(kind: Kind, mut lags_ns: Vec<u64>, scrapes: Scrapes) -> Self {
         lags_ns.sort_unstable();
         let at = |percent: usize| lags_ns.get(lags_ns.len() * percent / 100).copied().unwrap_or(0);
-        Self { scraping, probes: lags_ns.len(), p50_ns: at(50), p99_ns: at(99), scrapes }
+        Self { kind, probes: lags_ns.len(), p50_ns: at(50), p99_ns: at(99), scrapes }
     }
 }
 
-/// Lets the time of a period pass, scraping or not.
-fn spend(prober: &Program, length: Duration, scraping: bool) -> io::Result<Scrapes> {
+/// Answers everybody with so many bytes that cost nothing to make.
+fn serve_bytes(bytes: usize) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let at = listener.local_addr()?;
+    let mut response = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    response.resize(bytes, b'0');
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 1024];
+            // A client that leaves early leaves early.
+            let _ = stream
+                .read(&mut request)
+                .and_then(|_| response.chunks(1 << 16).try_for_each(|part| stream.write_all(part)));
+        }
+    });
+    Ok(at)
+}
+
+/// Lets the time of a period pass, downloading from there or from nowhere.
+fn spend(from: Option<SocketAddr>, length: Duration) -> io::Result<Scrapes> {
     let mut scrapes = Scrapes::default();
     let until = clock::mono().after(length);
     let mut next = clock::mono();
     while clock::mono() < until {
-        if scraping {
-            let from = clock::mono();
-            let bytes = prober.scrape()?.bytes;
+        if let Some(from) = from {
+            let began = clock::mono();
+            let bytes = download(from)?.bytes;
             scrapes.count += 1;
             scrapes.bytes = bytes;
-            scrapes.longest = scrapes.longest.max(clock::mono().duration_since(from));
+            scrapes.longest = scrapes.longest.max(clock::mono().duration_since(began));
         }
         next = next.after(SCRAPE_INTERVAL);
         pause(next.duration_since(clock::mono()));
@@ -144,30 +179,35 @@ fn read_lags(lines: ChildStdout) -> io::Result<Vec<Lag>> {
 
 fn print(title: &str, periods: &[Period]) {
     let mut rows = vec![row(["period", "probes", "lag p50 µs", "lag p99 µs", "÷ without"])];
-    let middle = |scraping: bool, part: fn(&Period) -> u64| {
-        let parts = periods.iter().filter(|period| period.scraping == scraping).map(part);
+    let middle = |kind: Kind, part: fn(&Period) -> u64| {
+        let parts = periods.iter().filter(|period| period.kind == kind).map(part);
         seconds(median(&parts.collect::<Vec<_>>()).unwrap_or(0)) * 1e6
     };
-    let plain_us = middle(false, |period| period.p99_ns);
-    for (name, scraping) in [("without scrapes", false), ("a scrape every 100 ms", true)] {
-        let probes = periods.iter().filter(|period| period.scraping == scraping);
-        let p99_us = middle(scraping, |period| period.p99_ns);
+    let alone_us = middle(Kind::Alone, |period| period.p99_ns);
+    for (name, kind) in [
+        ("without scrapes", Kind::Alone),
+        ("as many bytes from elsewhere every 100 ms", Kind::Download),
+        ("a scrape every 100 ms", Kind::Scrape),
+    ] {
+        let probes = periods.iter().filter(|period| period.kind == kind);
+        let p99_us = middle(kind, |period| period.p99_ns);
         rows.push(row([
             name,
             &probes.map(|period| period.probes).sum::<usize>().to_string(),
-            &format!("{:.0}", middle(scraping, |period| period.p50_ns)),
+            &format!("{:.0}", middle(kind, |period| period.p50_ns)),
             &format!("{p99_us:.0}"),
-            &format!("{:.2}", p99_us / plain_us),
+            &format!("{:.2}", p99_us / alone_us),
         ]));
     }
-    let half = periods.len() / 2;
+    let each = periods.len() / 3;
     print_table(
-        &format!("Lag of {TARGETS} targets every 200 ms, {title}, medians of {half} periods each"),
+        &format!("Lag of {TARGETS} targets every 200 ms, {title}, medians of {each} periods each"),
         &rows,
     );
-    let count: u32 = periods.iter().map(|period| period.scrapes.count).sum();
-    let longest = periods.iter().map(|period| period.scrapes.longest).max().unwrap_or_default();
-    let bytes = periods.iter().map(|period| period.scrapes.bytes).max().unwrap_or(0);
+    let scrapes = || periods.iter().filter(|period| period.kind == Kind::Scrape);
+    let count: u32 = scrapes().map(|period| period.scrapes.count).sum();
+    let longest = scrapes().map(|period| period.scrapes.longest).max().unwrap_or_default();
+    let bytes = scrapes().map(|period| period.scrapes.bytes).max().unwrap_or(0);
     println!("{count} scrapes of {bytes} bytes, the longest took {longest:.1?}");
 }
 

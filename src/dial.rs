@@ -57,10 +57,15 @@ impl Dialer {
         if replied {
             return soonest.max(at);
         }
+        self.pass_on();
+        self.back_off(at)
+    }
+
+    /// The next address is to be dialled: this one does not answer.
+    pub fn pass_on(&mut self) {
         if !self.addresses.is_empty() {
             self.current = (self.current + 1) % self.addresses.len();
         }
-        self.back_off(at)
     }
 
     /// When to try again after an attempt that led nowhere; each takes twice as long.

@@ -43,7 +43,7 @@
 //!
 //! ```text
 //! main → cli → config          app → everything
-//!              app → worker → { probe, echo } → { event, sample, schedule, wire, loss } → time
+//!              app → worker → { probe, echo, check } → { event, sample, schedule, … } → time
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
 //! ```
@@ -53,6 +53,7 @@ pub mod time;
 pub mod event;
 pub mod sample;
 pub mod schedule;
+pub mod timers;
 pub mod wire;
 pub mod histogram;
 pub mod loss;
@@ -60,6 +61,7 @@ pub mod dial;
 
 pub mod probe;
 pub mod echo;
+pub mod check;
 
 pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]
@@ -76,3 +78,5 @@ pub mod config;
 pub mod log;
 pub mod cli;
 pub mod app;
+
+pub mod checker;

@@ -12,8 +12,9 @@ const MEASURED_FAILED: u8 = 1;
 const COULD_NOT_WORK: u8 = 3;
 
 fn main() -> ExitCode {
-    let config = match cli::parse(std::env::args_os()) {
-        Ok(Parsed::Run(config)) => config,
+    let (config, complaints) = match cli::parse(std::env::args_os()) {
+        Ok(Parsed::Run(config)) => (config, Vec::new()),
+        Ok(Parsed::RunDespite(config, complaints)) => (config, complaints),
         Ok(Parsed::PrintAndExit(text)) => {
             // A reader that left early (`| head -1`) has what it wanted.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -24,7 +25,12 @@ fn main() -> ExitCode {
             return ExitCode::from(UsageError::EXIT_CODE);
         }
     };
+    for complaint in &complaints {
+        let _ = writeln!(std::io::stderr(), "{complaint}");
+    }
     match app::run(&config) {
+        // What was left out may have been the point.
+        Ok(Verdict::Good) if !complaints.is_empty() => ExitCode::from(UsageError::EXIT_CODE),
         Ok(Verdict::Good) => ExitCode::from(GOOD),
         Ok(Verdict::Unanswered) => ExitCode::from(MEASURED_FAILED),
         Err(error) => {

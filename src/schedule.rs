@@ -4,6 +4,9 @@
 
 use crate::time::Mono;
 
+/// What is sent more than this after it was due is late.
+pub const SEND_LATE_NS: u64 = 1_000_000;
+
 /// Fixed due times `start + phase + k * interval`.
 #[derive(Clone, Debug)]
 pub struct Schedule {

@@ -4,28 +4,31 @@
 //! Kernel software stamps are `CLOCK_REALTIME` (`Documentation/networking/timestamping.rst`), the
 //! schedule is `CLOCK_MONOTONIC`, a network card's stamps are its own PTP hardware clock.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Nanoseconds in a second.
 pub const NS_PER_SECOND: u64 = 1_000_000_000;
 
+// One more than the nanoseconds is stored, never 0: so an `Option` of a point takes no more room
+// than the point, and probes in flight hold many.
 macro_rules! clock_point {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(u64);
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(NonZeroU64);
 
         impl $name {
-            /// A point `ns` nanoseconds after this clock's origin.
+            /// A point `ns` nanoseconds after this clock's origin, at most 584 years.
             #[must_use]
             pub const fn from_ns(ns: u64) -> Self {
-                Self(ns)
+                Self(NonZeroU64::MIN.saturating_add(ns))
             }
 
             /// Nanoseconds since this clock's origin.
             #[must_use]
             pub const fn as_ns(self) -> u64 {
-                self.0
+                self.0.get() - 1
             }
 
             /// Signed nanoseconds from `earlier` to this point; negative if `earlier` is later.
@@ -33,13 +36,13 @@ macro_rules! clock_point {
             #[must_use]
             pub const fn since_ns(self, earlier: Self) -> i64 {
                 // Two's complement: the wrapped difference is the signed one.
-                self.0.wrapping_sub(earlier.0).cast_signed()
+                self.0.get().wrapping_sub(earlier.0.get()).cast_signed()
             }
 
             /// The point `ns` nanoseconds away, saturating at the clock's ends.
             #[must_use]
             pub const fn offset_ns(self, ns: i64) -> Self {
-                Self(self.0.saturating_add_signed(ns))
+                Self::from_ns(self.as_ns().saturating_add_signed(ns))
             }
 
             /// How long after `earlier` this point is; zero if it is before.
@@ -52,6 +55,18 @@ macro_rules! clock_point {
             #[must_use]
             pub fn after(self, duration: Duration) -> Self {
                 Self(self.0.saturating_add(duration_ns(duration)))
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::from_ns(0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.as_ns()).finish()
             }
         }
     };

@@ -60,25 +60,30 @@ impl Program {
 
     /// One scrape over a new connection.
     pub(crate) fn scrape(&self) -> io::Result<Scrape> {
-        let mut stream = TcpStream::connect(self.http)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
-        let mut scrape = Scrape { head: Vec::new(), bytes: 0 };
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match stream.read(&mut buffer)? {
-                0 => break,
-                bytes => {
-                    scrape.bytes += bytes;
-                    let missing = buffer.len().saturating_sub(scrape.head.len());
-                    scrape.head.extend_from_slice(&buffer[..bytes.min(missing)]);
-                }
+        download(self.http)
+    }
+}
+
+/// Asks for `/metrics` over a new connection.
+pub(crate) fn download(from: SocketAddr) -> io::Result<Scrape> {
+    let mut stream = TcpStream::connect(from)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+    let mut scrape = Scrape { head: Vec::new(), bytes: 0 };
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            bytes => {
+                scrape.bytes += bytes;
+                let missing = buffer.len().saturating_sub(scrape.head.len());
+                scrape.head.extend_from_slice(&buffer[..bytes.min(missing)]);
             }
         }
-        if scrape.head.starts_with(b"HTTP/1.1 200 ") {
-            Ok(scrape)
-        } else {
-            Err(io::Error::other("a scrape was refused"))
-        }
+    }
+    if scrape.head.starts_with(b"HTTP/1.1 200 ") {
+        Ok(scrape)
+    } else {
+        Err(io::Error::other("a scrape was refused"))
     }
 }
 

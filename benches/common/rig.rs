@@ -17,7 +17,9 @@ use rttscope::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use rttscope::sys::socket::{self, SocketOptions};
 use rttscope::sys::{IoChoice, IoOptions};
 use rttscope::time::{NS_PER_SECOND, duration_ns};
-use rttscope::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
+use rttscope::worker::{
+    Change, Finished, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions,
+};
 use tokio::sync::mpsc;
 
 /// The CPU of the measuring side, and of its peers.
@@ -46,7 +48,7 @@ impl Way {
 pub(crate) struct Running {
     worker: Worker,
     pub(crate) reports: mpsc::Receiver<Report>,
-    samples: Receiver<(TargetId, Sample)>,
+    samples: Receiver<(TargetId, Finished)>,
 }
 
 impl Running {
@@ -83,7 +85,11 @@ impl Running {
                 return Err(io::Error::other("a measuring thread died"));
             }
         }
-        Ok(self.samples.try_iter().map(|(_, sample)| sample).collect())
+        let probes = self.samples.try_iter().filter_map(|(_, finished)| match finished {
+            Finished::Probe(sample) => Some(sample),
+            Finished::Check(_) => None,
+        });
+        Ok(probes.collect())
     }
 }
 

@@ -166,8 +166,8 @@ fn emit(segment: &Segment, attempt: &Attempt, kind: u32) {
         kind,
         tcp_flags: u32::from(segment.flags),
     });
-    // Nobody waits for events: who reads has learnt otherwise that there is one. A wake-up would be
-    // an interrupt for each, which cost more than all the rest of a check.
+    // The reader looks when it has an answer to explain and never sleeps on the ring: an interrupt
+    // to wake nobody would cost more than everything else here.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 

@@ -3,7 +3,11 @@
 
 mod output;
 mod preflight;
+mod probing;
 mod signals;
+mod sweep;
+mod sweep_output;
+mod web;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,27 +19,22 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
-use crate::config::{
-    Config, HostPort, MeasuringSection, ProbeSection, ServeSection, Target, WebSection, WireChoice,
-    limits,
-};
+use self::probing::Probed;
+use self::web::Web;
+use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
-use crate::http::{self, HttpState};
-use crate::probe::{ProbeSettings, Wire};
-use crate::schedule;
-use crate::stats::slo::{Objective, Objectives};
-use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
-use crate::sys::{self, Detected, IoOptions, Priority, clock, socket};
+use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
-use crate::worker::{Change, NewProbe, Outlets, Report, TargetId, Worker, WorkerOptions};
+use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something was received, or there was nobody to probe.
+    /// Something was received, or there was nobody to probe; all checks of a run were open.
     Good,
-    /// Nothing was received from any target.
+    /// Nothing was received from any target; not all checks of a run were open.
     Unanswered,
 }
 
@@ -55,24 +54,32 @@ pub fn run(config: &Config) -> Result<Verdict> {
 fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verdict> {
     let signal = signals::catch()?;
     sys::raise_descriptor_limit();
-    let detected = sys::detect(config.measuring.io, config.measuring.clock)?;
+    // A run of checks has clocks of its own, and its own word on them.
+    let clock = match config.check {
+        Some(_) => ClockChoice::Application,
+        None => config.measuring.clock,
+    };
+    let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Lookups that hang must not keep the metrics from being written.
-        .max_blocking_threads(limits::LOOKUPS_MAX + METRICS_THREADS)
-        // They resolve and encode: a measuring thread that wakes up goes first.
-        .on_thread_start(|| {
-            if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
-                tracing::debug!(%error, "background threads keep their priority");
-            }
-        })
+        .max_blocking_threads(lookups_max(config))
+        .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
-    let verdict = runtime
-        .block_on(async { App::start(config, &detected, screen, stats)?.work(signal).await });
+    let verdict = runtime.block_on(async {
+        match &config.check {
+            Some(check) => sweep::run(config, check, &detected, screen, &stats, signal).await,
+            None => App::start(config, &detected, screen, stats)?.work(signal).await,
+        }
+    });
     // A lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     verdict
+}
+
+/// Names that are looked up at the same time.
+fn lookups_max(config: &Config) -> usize {
+    if config.check.is_some() { limits::CHECK_LOOKUPS_MAX } else { limits::LOOKUPS_MAX }
 }
 
 /// Everything that runs.
@@ -85,26 +92,7 @@ struct App {
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
-    http: Option<Http>,
-}
-
-/// What the control plane knows of a target.
-struct Probed {
-    /// Index in `App::probers`.
-    worker: usize,
-    address: HostPort,
-    series: Arc<ProbeSeries>,
-    /// The last lookup failed, and that was logged.
-    unresolved: Arc<AtomicBool>,
-    /// A lookup is under way: another one would not be faster.
-    looking_up: Arc<AtomicBool>,
-    finished: bool,
-}
-
-/// The running HTTP server.
-struct Http {
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    web: Option<Web>,
 }
 
 /// What workers are made from.
@@ -143,9 +131,10 @@ impl App {
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let (http, metrics_url) = match &config.web {
+        let (web, metrics_url) = match &config.web {
             Some(web) => {
-                serve_http(web, &stats, &ready).map(|(http, url)| (Some(http), Some(url)))?
+                let (web, url) = Web::start(web, &stats, &ready)?;
+                (Some(web), Some(url))
             }
             None => (None, None),
         };
@@ -169,7 +158,7 @@ impl App {
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
-            http,
+            web,
         };
         let mut answering_at = None;
         if let Some(serve) = &config.serve {
@@ -196,56 +185,13 @@ impl App {
                 .with_context(|| format!("--listen {at}: cannot listen there"))?;
             at = listener.local_addr()?.as_socket().context("a TCP address")?;
             let series = self.stats.add_echo(EchoSeries::new(at.to_string()));
-            let worker = workshop.make(format!("echo-{number}"))?;
+            let worker = workshop.make(format!("echo-{number}"), None)?;
             worker.change(Change::Serve(listener, settings, series));
             self.responders.push(worker);
         }
         let io = self.responders.first().map_or("", |worker| worker.io_name);
         tracing::info!(address = %at, io, threads, "responder listening");
         Ok(at)
-    }
-
-    /// Starts the prober.
-    fn probe(
-        &mut self,
-        probe: &ProbeSection,
-        answering_at: Option<SocketAddr>,
-        workshop: &mut Workshop<'_>,
-    ) -> Result<()> {
-        let own = answering_at.map(own_target);
-        let targets = match (probe.targets.as_slice(), &own) {
-            ([], Some(own)) => std::slice::from_ref(own),
-            ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
-            (targets, _) => targets,
-        };
-        preflight::check(targets, &probe.socket)?;
-        let threads = workshop.measuring.threads.min(targets.len());
-        for number in 0..threads {
-            self.probers.push(workshop.make(format!("probe-{number}"))?);
-        }
-        let io = self.probers.first().map_or("", |worker| worker.io_name);
-        tracing::info!(targets = targets.len(), io, threads, stamps = workshop.stamps, "probing");
-        let options = Arc::new(probe.socket.clone());
-        let objectives = Arc::new(objectives(probe));
-        for (number, target) in targets.iter().enumerate() {
-            let address = target.address.to_string();
-            let series =
-                ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
-            let series = self.stats.add_probe(series);
-            let worker = number % threads;
-            self.probers[worker].change(Change::Probe(Box::new(NewProbe {
-                target: TargetId(u32::try_from(number).context("too many targets")?),
-                settings: settings(probe, &target.address, number, workshop.stamps),
-                options: Arc::clone(&options),
-                series: Arc::clone(&series),
-            })));
-            let address = target.address.clone();
-            let (unresolved, looking_up) = (Arc::default(), Arc::default());
-            let probed =
-                Probed { worker, address, series, unresolved, looking_up, finished: false };
-            self.targets.push(probed);
-        }
-        Ok(())
     }
 
     /// The control plane: answers reports until something ends the program, then stops.
@@ -284,7 +230,8 @@ impl App {
             return;
         }
         let looking_up = Arc::clone(&probed.looking_up);
-        let series = Arc::clone(&probed.series);
+        let series = probed.series.clone();
+        let follower = probed.follower.clone();
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
         let HostPort { host, port } = probed.address.clone();
@@ -305,6 +252,7 @@ impl App {
                 unresolved.store(false, Ordering::Relaxed);
             }
             let addresses = addresses.ok().filter(|_| known);
+            probing::follow(follower.as_ref(), addresses.as_deref().unwrap_or_default());
             looking_up.store(false, Ordering::Relaxed);
             tell.change(Change::Resolved(target, addresses));
         });
@@ -346,15 +294,13 @@ impl App {
             let patient = matches!(end, End::Done).then_some(signal);
             output.finish(&self.stats, patient).await;
         }
-        if let Some(Http { stop, task }) = self.http.take() {
-            // The server may be gone already.
-            let _ = stop.send(());
-            let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, task).await;
+        if let Some(web) = self.web.take() {
+            web.stop().await;
         }
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
         }
-        let answered = |probed: &Probed| probed.series.snapshot().counters.received > 0;
+        let answered = |probed: &Probed| probed.series.answered();
         let good = self.targets.is_empty() || self.targets.iter().any(answered);
         Ok(if good { Verdict::Good } else { Verdict::Unanswered })
     }
@@ -362,7 +308,7 @@ impl App {
 
 impl Workshop<'_> {
     /// Starts one more measuring thread.
-    fn make(&mut self, name: String) -> Result<Worker> {
+    fn make(&mut self, name: String, checks: Option<Checks>) -> Result<Worker> {
         let pin = &self.measuring.pin;
         let cpu = pin.get(self.pinned % pin.len().max(1)).copied();
         self.pinned += 1;
@@ -376,7 +322,7 @@ impl Workshop<'_> {
             },
             cpu,
             priority: self.measuring.priority,
-            checks: None,
+            checks,
             changes_max: limits::CHANGES_MAX,
         };
         let series = self.stats.add_worker(WorkerSeries::new(name));
@@ -385,36 +331,12 @@ impl Workshop<'_> {
 }
 
 /// Binds the HTTP server and starts it; the second value is where the metrics are.
-fn serve_http(
-    web: &WebSection,
-    stats: &Arc<Stats>,
-    ready: &Arc<AtomicBool>,
-) -> Result<(Http, String)> {
-    let flag = || format!("--web.listen-address {}: cannot listen there", web.listen);
-    let listener = socket::listener(web.listen, false).with_context(flag)?;
-    listener.set_nonblocking(true).with_context(flag)?;
-    let listener = tokio::net::TcpListener::from_std(listener.into()).with_context(flag)?;
-    let address = listener.local_addr().with_context(flag)?;
-    tracing::info!(%address, "http listening");
-    let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(http::serve(listener, state, async {
-        // An app that is gone stops its server too.
-        let _ = stopped.await;
-    }));
-    Ok((Http { stop, task }, format!("http://{}/metrics", reachable(address))))
-}
-
-/// The responder of this process as a target.
-fn own_target(answering_at: SocketAddr) -> Target {
-    let at = reachable(answering_at);
-    let host = match at {
-        // A link-local address means nothing without its interface.
-        SocketAddr::V6(at) if at.scope_id() != 0 => format!("{}%{}", at.ip(), at.scope_id()),
-        at => at.ip().to_string(),
-    };
-    let address = HostPort { host, port: at.port() };
-    Target { name: address.to_string(), address }
+/// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
+/// goes first.
+fn step_back() {
+    if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
+        tracing::debug!(%error, "background threads keep their priority");
+    }
 }
 
 /// An address of this host by which a listener is reached from here.
@@ -424,49 +346,6 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
         listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     listening
-}
-
-fn objectives(probe: &ProbeSection) -> Objectives {
-    let objective = |slo: &crate::config::Slo| Objective {
-        name: slo.name.clone(),
-        threshold_ns: duration_ns(slo.threshold),
-        objective_ratio: slo.objective_ratio,
-    };
-    Objectives::new(probe.slos.iter().map(objective).collect())
-}
-
-/// One target's settings. A literal address is known for ever; a name is asked for by the flow.
-fn settings(
-    probe: &ProbeSection,
-    address: &HostPort,
-    number: usize,
-    stamps: bool,
-) -> ProbeSettings {
-    let literal = address.host.parse::<IpAddr>().ok();
-    let interval_ns = duration_ns(probe.interval);
-    ProbeSettings {
-        interval_ns,
-        phase_ns: schedule::phase_ns(number, interval_ns),
-        timeout_ns: duration_ns(probe.timeout),
-        adaptive: probe.adaptive,
-        window: probe.window,
-        count: probe.count,
-        stop_at: probe.duration.map(|duration| clock::mono().after(duration)),
-        wire: match probe.wire {
-            WireChoice::Auto => Wire::Auto,
-            WireChoice::V1 => Wire::V1,
-            WireChoice::V2 => Wire::V2,
-            WireChoice::V3 => Wire::V3,
-        },
-        padding_bytes: probe.padding_bytes,
-        stamps_wanted: stamps,
-        resolve_interval_ns: match literal {
-            Some(_) => None,
-            None => Some(duration_ns(limits::RESOLVE_INTERVAL)),
-        },
-        in_flight_max: limits::IN_FLIGHT_MAX,
-        addresses: literal.map(|ip| SocketAddr::new(ip, address.port)).into_iter().collect(),
-    }
 }
 
 /// Completes when the output's reader has left; never if there is no output.
@@ -487,8 +366,6 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
-/// Threads of the blocking pool that lookups leave alone.
-const METRICS_THREADS: usize = 2;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.
@@ -496,26 +373,11 @@ const SETTLE: Duration = Duration::from_millis(400);
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
-
     use super::*;
 
     /// The command line must not know the wire, and the wire must not know the command line.
     #[test]
     fn any_padding_that_can_be_asked_for_can_be_sent() {
         assert_eq!(limits::PADDING_BYTES_MAX, crate::wire::V3_PADDING_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_responder_is_reached_where_it_listens() {
-        let check = |listening: &str, host: &str, target: &str| {
-            let own = own_target(listening.parse().unwrap());
-            assert_eq!((own.address.host.as_str(), own.name.as_str()), (host, target));
-        };
-        check("0.0.0.0:4000", "127.0.0.1", "127.0.0.1:4000");
-        check("[::]:4000", "127.0.0.1", "127.0.0.1:4000");
-        check("[::1]:4000", "::1", "[::1]:4000");
-        check("10.0.0.1:4000", "10.0.0.1", "10.0.0.1:4000");
-        check("[fe80::1%2]:4000", "fe80::1%2", "[fe80::1%2]:4000");
     }
 }

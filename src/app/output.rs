@@ -16,11 +16,11 @@ use crate::histogram::HistogramSnapshot;
 use crate::log;
 use crate::report::live::{AboveView, REDRAW_INTERVAL, Size, View};
 use crate::report::{Counts, Header, Quantiles, Row, json};
-use crate::sample::{Clock, Sample};
-use crate::stats::{ProbeSnapshot, Snapshot, Stats};
+use crate::sample::{CheckClock, Clock};
+use crate::stats::{CheckSnapshot, ProbeSnapshot, Snapshot, Stats};
 use crate::sys::clock;
 use crate::time::Mono;
-use crate::worker::{Samples, TargetId};
+use crate::worker::{Finished, Samples, TargetId};
 
 /// What standard output is for in this run.
 pub(super) enum Screen {
@@ -46,14 +46,16 @@ struct Writer {
     metrics_url: Option<String>,
     started: Mono,
     progress: Arc<AtomicU64>,
-    incoming: Receiver<(TargetId, Sample)>,
+    incoming: Receiver<(TargetId, Finished)>,
 }
 
 impl Screen {
     /// Decides what goes where and installs the log: on standard error, above the live table if
     /// both are the same terminal.
     pub(super) fn open(config: &Config, stats: &Arc<Stats>) -> Result<(Self, log::Drain)> {
-        let screen = match config.probe.as_ref().map(|probe| probe.report) {
+        let probe = config.probe.as_ref().map(|probe| probe.report);
+        let check = config.check.as_ref().map(|check| check.report);
+        let screen = match probe.or(check) {
             Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
             Some(ReportMode::Json) => Self::Json,
             Some(ReportMode::Quiet) | None => Self::Quiet,
@@ -85,7 +87,6 @@ impl Output {
             Screen::Live(_) => (true, false),
         };
         let (sender, incoming) = sync_channel(limits::REPORT_SAMPLES_MAX);
-        let (tell_closed, closed) = oneshot::channel();
         let progress = Arc::<AtomicU64>::default();
         let writer = Writer {
             screen,
@@ -95,19 +96,29 @@ impl Output {
             progress: Arc::clone(&progress),
             incoming,
         };
+        let running = running.then(|| sender.clone());
+        let output = Self::spawn(progress, running, move || writer.run())?;
+        Ok((Some(output), samples.then_some(sender)))
+    }
+
+    /// Starts a thread that writes, and counts in `progress` what it has written.
+    pub(super) fn spawn(
+        progress: Arc<AtomicU64>,
+        running: Option<Samples>,
+        write: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let (tell_closed, closed) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
-                if let Err(error) = writer.run() {
+                if let Err(error) = write() {
                     tracing::debug!(%error, "standard output cannot be written");
                     // An app that has ended does not listen.
                     let _ = tell_closed.send(());
                 }
             })
             .context("the output thread")?;
-        let running = running.then(|| sender.clone());
-        let output = Self { thread, running, progress, closed: Some(closed) };
-        Ok((Some(output), samples.then_some(sender)))
+        Ok(Self { thread, running, progress, closed: Some(closed) })
     }
 
     /// Completes with `Ok` when the reader of standard output has left. Once.
@@ -179,7 +190,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) | Ok(_) => false,
             };
             let snapshot = self.stats.snapshot();
-            let rows: Vec<Row> = snapshot.probes.iter().map(row).collect();
+            let rows = rows(&snapshot);
             let header = self.header(&snapshot);
             if ended {
                 return locked(view).finish(Size::of_stdout(), &header, &rows);
@@ -202,15 +213,22 @@ impl Writer {
         let mut names = Vec::new();
         while let Ok(first) = self.incoming.recv() {
             let mut next = Some(first);
-            while let Some((target, sample)) = next {
+            while let Some((target, finished)) = next {
                 let index = target.index();
                 if index >= names.len() {
-                    let probes = self.stats.snapshot().probes;
-                    names = probes.into_iter().map(|probe| (probe.target, probe.address)).collect();
+                    let rows = rows(&self.stats.snapshot());
+                    names = rows.into_iter().map(|row| (row.target, row.address)).collect();
                 }
                 if let Some((target, address)) = names.get(index) {
                     line.clear();
-                    json::append_sample(&mut line, target, address, &sample);
+                    match &finished {
+                        Finished::Probe(sample) => {
+                            json::append_sample(&mut line, target, address, sample);
+                        }
+                        Finished::Check(check) => {
+                            json::append_check(&mut line, target, address, check);
+                        }
+                    }
                     out.write_all(&line)?;
                     self.progress.fetch_add(1, Ordering::Relaxed);
                 }
@@ -219,8 +237,10 @@ impl Writer {
             out.flush()?;
         }
         let snapshot = self.stats.snapshot();
-        let rows: Vec<Row> = snapshot.probes.iter().map(row).collect();
-        let all: Vec<_> = snapshot.probes.iter().filter_map(ProbeSnapshot::rtt_merged).collect();
+        let rows = rows(&snapshot);
+        let probes = snapshot.probes.iter().filter_map(ProbeSnapshot::rtt_merged);
+        let checks = snapshot.checks.iter().filter_map(CheckSnapshot::rtt_merged);
+        let all: Vec<_> = probes.chain(checks).collect();
         let merged = quantiles(HistogramSnapshot::merged(&all).as_ref());
         line.clear();
         let elapsed = clock::mono().duration_since(self.started);
@@ -231,11 +251,15 @@ impl Writer {
 
     fn header(&self, snapshot: &Snapshot) -> Header {
         let uring = snapshot.capabilities.iter().find(|found| found.name == "io_uring");
-        let mut clocks: Vec<Clock> =
+        let mut probes: Vec<Clock> =
             snapshot.probes.iter().filter_map(|probe| probe.newest_clock).collect();
-        clocks.sort_unstable();
+        let mut checks: Vec<CheckClock> =
+            snapshot.checks.iter().filter_map(|check| check.newest_clock).collect();
+        probes.sort_unstable();
+        checks.sort_unstable();
+        let names = probes.into_iter().map(Clock::name);
+        let mut clocks: Vec<_> = names.chain(checks.into_iter().map(CheckClock::name)).collect();
         clocks.dedup();
-        let clocks: Vec<_> = clocks.into_iter().map(Clock::name).collect();
         Header {
             io: if uring.is_some_and(|found| found.available) { "uring" } else { "poll" }
                 .to_owned(),
@@ -245,13 +269,19 @@ impl Writer {
     }
 }
 
+/// Every target; a program either probes or checks.
+fn rows(snapshot: &Snapshot) -> Vec<Row> {
+    let checks = snapshot.checks.iter().map(check_row);
+    snapshot.probes.iter().map(probe_row).chain(checks).collect()
+}
+
 /// One target as the table and the summary show it.
-fn row(probe: &ProbeSnapshot) -> Row {
+fn probe_row(probe: &ProbeSnapshot) -> Row {
     let counters = &probe.counters;
     Row {
         target: probe.target.clone(),
         address: probe.address.clone(),
-        clock: probe.newest_clock,
+        clock: probe.newest_clock.map(Clock::name),
         connected: counters.connected == 1,
         last_ns: probe.last_rtt_ns(),
         rtt: quantiles(probe.rtt_merged().as_ref()),
@@ -260,6 +290,28 @@ fn row(probe: &ProbeSnapshot) -> Row {
             sent: counters.sent,
             received: counters.received,
             timeouts: counters.timeouts,
+            in_flight: counters.in_flight,
+            skipped: counters.skipped,
+            late: counters.late,
+        },
+    }
+}
+
+/// One target of half-open checks: what is not open is lost.
+fn check_row(check: &CheckSnapshot) -> Row {
+    let counters = &check.counters;
+    Row {
+        target: check.target.clone(),
+        address: check.address.clone(),
+        clock: check.newest_clock.map(CheckClock::name),
+        connected: check.up,
+        last_ns: check.last_rtt_ns(),
+        rtt: quantiles(check.rtt_merged().as_ref()),
+        window_loss_percent: check.loss_percent(),
+        counts: Counts {
+            sent: counters.sent,
+            received: counters.open,
+            timeouts: counters.sent - counters.open - counters.in_flight,
             in_flight: counters.in_flight,
             skipped: counters.skipped,
             late: counters.late,
@@ -276,7 +328,7 @@ fn quantiles(rtt: Option<&HistogramSnapshot>) -> Quantiles {
     })
 }
 
-fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
+pub(super) fn locked(view: &Mutex<View<Stdout>>) -> MutexGuard<'_, View<Stdout>> {
     // A view is valid after every write; a panic elsewhere does not spoil it.
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }

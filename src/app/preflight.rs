@@ -5,15 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail};
 
-use crate::config::Target;
+use crate::config::HostPort;
 use crate::sys::socket::{self, ProberError, SocketOptions};
 
 /// Fails if no socket with these options can reach some of the targets. A name may have addresses
 /// of either family, so that one of both must work.
-pub(super) fn check(targets: &[Target], options: &SocketOptions) -> Result<()> {
+pub(super) fn check<'a>(
+    targets: impl IntoIterator<Item = &'a HostPort>,
+    options: &SocketOptions,
+) -> Result<()> {
     let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
     let literals: Vec<Option<IpAddr>> =
-        targets.iter().map(|target| target.address.host.parse().ok()).collect();
+        targets.into_iter().map(|target| target.host.parse().ok()).collect();
     for family in [v4, v6] {
         let needed = |ip: &Option<IpAddr>| ip.is_some_and(|ip| ip.is_ipv4() == family.is_ipv4());
         if literals.iter().any(needed)

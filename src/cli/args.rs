@@ -34,6 +34,8 @@ pub(super) enum Command {
     Probe(ProbeCommand),
     /// Answer probes and send them; to oneself unless targets are given.
     Both(BothCommand),
+    /// Check TCP ports by half-open handshakes: exit code 1 unless all are open.
+    Check(CheckCommand),
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +84,49 @@ pub(super) struct BothCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CheckCommand {
+    /// host:port, [v6]:port, [v6%zone]:port.
+    #[arg(value_name = "ADDR")]
+    pub(super) addr: Vec<String>,
+    /// One more address; repeatable.
+    #[arg(short, long, value_name = "ADDR")]
+    pub(super) address: Vec<String>,
+    /// File of more addresses, one a line, # begins a comment; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// How long a check may take, resolving the name included, in ms [default: 1000].
+    #[arg(short, long, value_name = "MS")]
+    pub(super) timeout_ms: Option<String>,
+    /// The same as a duration, e.g. 800ms.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) timeout: Option<String>,
+    /// Checks of each address.
+    #[arg(short = 'n', long, value_name = "N", default_value = defaults::REQUESTS)]
+    pub(super) requests: String,
+    /// Checks at once.
+    #[arg(short, long, value_name = "N", default_value = defaults::CONCURRENCY)]
+    pub(super) concurrency: String,
+    /// Show how it is checked, and each check that fails.
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// How to check: the best that works here, a raw SYN, or a kernel socket.
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "auto",
+        value_parser = ["auto", "syn", "quickack", "dial"]
+    )]
+    pub(super) method: String,
+    /// One JSON object a check on standard output, and a summary.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: SocketFlags,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ResponderFlags {
     /// Close a connection on which nothing came for this long.
     #[arg(long, value_name = "DURATION", default_value = defaults::IDLE_TIMEOUT)]
@@ -120,6 +165,12 @@ pub(super) struct ProberFlags {
     /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
     #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
     pub(super) slo: Vec<String>,
+    /// Half-open checks (SYN, SYN-ACK, RST) instead of echo probes: any TCP port will do.
+    #[arg(long)]
+    pub(super) check: bool,
+    /// How to check: the best that works here, a raw SYN, or a kernel socket.
+    #[arg(long, value_name = "METHOD", value_parser = ["auto", "syn", "quickack", "dial"])]
+    pub(super) method: Option<String>,
     /// One JSON object a probe on standard output, and a summary.
     #[arg(long)]
     pub(super) json: bool,
@@ -134,10 +185,16 @@ pub(super) struct ProberFlags {
     /// Bytes added to every v3 frame.
     #[arg(long, value_name = "BYTES", default_value = "0")]
     pub(super) padding: String,
-    /// Source address of the probes.
+    #[command(flatten)]
+    pub(super) socket: SocketFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SocketFlags {
+    /// Source address.
     #[arg(long, value_name = "IP", help_heading = "Sockets")]
     pub(super) source: Option<String>,
-    /// Interface that the probes leave by.
+    /// Interface to leave by.
     #[arg(long, value_name = "NAME", help_heading = "Sockets")]
     pub(super) interface: Option<String>,
     /// Differentiated services code point: 0 to 63, EF, CS0 to CS7, AF11 to AF43.

@@ -2,24 +2,28 @@
 //! settings, each complaint with its flag in front.
 
 use super::args::{
-    BothCommand, Cli, Command, CommonFlags, ProbeCommand, ProberFlags, ResponderFlags, ServeCommand,
+    BothCommand, Cli, Command, CommonFlags, ProbeCommand, ProberFlags, ResponderFlags,
+    ServeCommand, SocketFlags,
 };
-use super::{Place, UsageError, targets};
+use super::{Place, UsageError, check, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
     Target, WebSection, WireChoice, limits, setting,
 };
+use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
-/// The `Config` that a command line stands for.
-pub(super) fn config(cli: &Cli) -> Result<Config, UsageError> {
-    match &cli.command {
+/// The `Config` that a command line stands for, and what had to be left out of it.
+pub(super) fn config(cli: &Cli) -> Result<(Config, Vec<UsageError>), UsageError> {
+    let whole = match &cli.command {
         Command::Serve(command) => serve(command),
         Command::Probe(command) => probe(command),
         Command::Both(command) => both(command),
-    }
+        Command::Check(command) => return check::config(command),
+    };
+    whole.map(|config| (config, Vec::new()))
 }
 
 /// `value` through the parser of its setting; a complaint begins with `place`.
@@ -40,6 +44,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: None,
+        check: None,
         web: Some(web_section(&command.web_listen_address)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -55,6 +60,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
     Ok(Config {
         serve: None,
         probe: Some(probe),
+        check: None,
         web,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -65,6 +71,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: Some(probe_section(&command.prober)?),
+        check: None,
         web: Some(web_section(&command.web_listen_address)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -108,14 +115,49 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         duration: optional("--duration", flags.duration.as_ref(), setting::run_duration)?,
         wire,
         padding_bytes: padding(&flags.padding, wire)?,
-        socket: SocketOptions {
-            source: optional("--source", flags.source.as_ref(), setting::source)?,
-            interface: optional("--interface", flags.interface.as_ref(), setting::interface)?,
-            dscp: optional("--dscp", flags.dscp.as_ref(), setting::dscp)?,
-            ttl: optional("--ttl", flags.ttl.as_ref(), setting::ttl)?,
-        },
+        socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout)?,
+        check: check_method(flags)?,
         report: if flags.json { ReportMode::Json } else { ReportMode::Live },
+    })
+}
+
+/// The method of half-open checks, if they are wanted; flags of the other kind of probe are none.
+fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError> {
+    let method = flags.method.as_deref();
+    if !flags.check {
+        return match method {
+            Some(method) => Err(UsageError::new(format!(
+                "--method {method}: echo probes have no method; add --check or leave it out"
+            ))),
+            None => Ok(None),
+        };
+    }
+    let echo_only = [
+        ("--wire", flags.wire != "auto"),
+        ("--padding", flags.padding != "0"),
+        ("--adaptive", flags.adaptive),
+        ("--slo", !flags.slo.is_empty()),
+    ];
+    if let Some((flag, _)) = echo_only.into_iter().find(|(_, given)| *given) {
+        let line = format!("{flag}: is for echo probes; leave it out, or leave --check out");
+        return Err(UsageError::new(line));
+    }
+    Ok(Some(method_choice(method.unwrap_or("auto"))))
+}
+
+/// A method by one of the names that clap lets through.
+pub(super) fn method_choice(name: &str) -> MethodChoice {
+    let only = Method::ALL.into_iter().find(|method| method.name() == name);
+    only.map_or(MethodChoice::Auto, MethodChoice::Only)
+}
+
+pub(super) fn socket_options(flags: &SocketFlags) -> Result<SocketOptions, UsageError> {
+    Ok(SocketOptions {
+        source: optional("--source", flags.source.as_ref(), setting::source)?,
+        interface: optional("--interface", flags.interface.as_ref(), setting::interface)?,
+        dscp: optional("--dscp", flags.dscp.as_ref(), setting::dscp)?,
+        ttl: optional("--ttl", flags.ttl.as_ref(), setting::ttl)?,
     })
 }
 
@@ -165,7 +207,7 @@ fn objectives(flags: &ProberFlags, timeout: std::time::Duration) -> Result<Vec<S
     Ok(slos)
 }
 
-fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection, UsageError> {
+pub(super) fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection, UsageError> {
     Ok(MeasuringSection {
         io: match flags.io.as_str() {
             "uring" => IoChoice::Uring,
@@ -184,7 +226,7 @@ fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection, UsageError
     })
 }
 
-fn log_section(flags: &CommonFlags) -> LogSection {
+pub(super) fn log_section(flags: &CommonFlags) -> LogSection {
     let level = match flags.log_level.as_str() {
         "error" => tracing::Level::ERROR,
         "warn" => tracing::Level::WARN,
@@ -195,7 +237,7 @@ fn log_section(flags: &CommonFlags) -> LogSection {
     LogSection { level, json: flags.log_format == "json" }
 }
 
-fn flag<T>(
+pub(super) fn flag<T>(
     name: &str,
     value: &str,
     parse: impl Fn(&str) -> Result<T, BadValue>,

@@ -7,6 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::{COMMANDS, UsageError, shown};
 
+/// Every command with what it needs.
+const COMMAND_LINES: &str =
+    "rttscope serve, rttscope probe TARGET, rttscope both or rttscope check ADDR";
+
 /// The line for `error`, which clap found in `args`.
 pub(super) fn one_line(error: &clap::Error, args: &[OsString]) -> UsageError {
     let context = |kind| words(error.get(kind));
@@ -15,13 +19,13 @@ pub(super) fn one_line(error: &clap::Error, args: &[OsString]) -> UsageError {
     let help = help_command(args);
     UsageError::new(match error.kind() {
         ErrorKind::MissingSubcommand => {
-            "no command; write rttscope serve, rttscope probe TARGET or rttscope both".to_owned()
+            format!("no command; write {COMMAND_LINES}")
         }
         ErrorKind::InvalidSubcommand => {
             let given = context(ContextKind::InvalidSubcommand);
             let instead = match nearest(&given, &COMMANDS) {
                 Some(command) => format!("rttscope {command}"),
-                None => "rttscope serve, rttscope probe TARGET or rttscope both".to_owned(),
+                None => COMMAND_LINES.to_owned(),
             };
             format!("{}: no such command; write {instead}", shown(&given))
         }

@@ -10,25 +10,29 @@ use clap::error::ErrorKind;
 
 use crate::config::{BadValue, Config};
 
+mod addresses;
 mod args;
 mod build;
+mod check;
 mod complaint;
 mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 3] = ["serve", "probe", "both"];
+const COMMANDS: [&str; 4] = ["serve", "probe", "both", "check"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parsed {
     /// Start this.
     Run(Box<Config>),
+    /// Start this, and say what was left out of it, because it was bad. Never nothing.
+    RunDespite(Box<Config>, Vec<UsageError>),
     /// Print this to standard output (help or the version, final newline included), then exit 0.
     PrintAndExit(String),
 }
 
-/// A bad command line, as the one line for standard error (without its newline).
+/// A bad command line, as a line for standard error (without its newline).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rttscope: {0}")]
 pub struct UsageError(String);
@@ -39,6 +43,12 @@ impl UsageError {
 
     fn new(line: impl Into<String>) -> Self {
         Self(line.into())
+    }
+
+    /// Several of them as one, a line each.
+    fn all(errors: &[Self]) -> Self {
+        let lines: Vec<&str> = errors.iter().map(|error| error.0.as_str()).collect();
+        Self(lines.join("\nrttscope: "))
     }
 
     /// `place` has a bad value.
@@ -66,8 +76,8 @@ enum Place<'a> {
     Target,
 }
 
-/// Reads a command line, the program's own name first. Reads the file of `--targets`, nothing
-/// else; changes nothing.
+/// Reads a command line, the program's own name first. Reads the file of `--targets` or `--file`,
+/// nothing else; changes nothing.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(rest) = args.get(1..)
@@ -76,7 +86,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         return seed::parse(rest);
     }
     match args::Cli::try_parse_from(&args) {
-        Ok(cli) => build::config(&cli).map(|config| Parsed::Run(Box::new(config))),
+        Ok(cli) => build::config(&cli).map(|(config, complaints)| match complaints.len() {
+            0 => Parsed::Run(Box::new(config)),
+            _ => Parsed::RunDespite(Box::new(config), complaints),
+        }),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Parsed::PrintAndExit(page(&error))),
             // clap would call it `rttscope-serve` after a command.

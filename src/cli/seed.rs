@@ -210,6 +210,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
     Ok(Config {
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
+        check: None,
         web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,
@@ -254,6 +255,7 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        check: None,
         slos: Vec::new(),
         report: ReportMode::Quiet,
     }))

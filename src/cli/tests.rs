@@ -10,11 +10,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo, Target, WebSection,
-    WireChoice,
+    CheckSection, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
+    Target, WebSection, WireChoice,
 };
+use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice, Priority};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 /// Splits at spaces only: no word of these tables contains one.
 fn parse_line(line: &str) -> Result<Parsed, UsageError> {
@@ -55,6 +56,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        check: None,
         slos: Vec::new(),
         report: ReportMode::Live,
     }
@@ -64,6 +66,7 @@ fn nothing() -> Config {
     Config {
         serve: None,
         probe: None,
+        check: None,
         web: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,
@@ -162,6 +165,19 @@ fn probe_command_lines() {
             ..nothing()
         },
     );
+}
+
+#[test]
+fn half_open_command_lines() {
+    let by = |check| {
+        let probe = Some(ProbeSection { check: Some(check), ..prober(&["db:1"]) });
+        Config { probe, ..nothing() }
+    };
+    check("probe db:1 --check", by(MethodChoice::Auto));
+    check("probe db:1 --check --method auto", by(MethodChoice::Auto));
+    check("probe db:1 --method syn --check", by(MethodChoice::Only(Method::Syn)));
+    check("probe db:1 --check --method quickack", by(MethodChoice::Only(Method::Quickack)));
+    check("probe db:1 --check --method=dial", by(MethodChoice::Only(Method::Dial)));
 }
 
 #[test]
@@ -276,13 +292,144 @@ fn files_of_targets() {
     );
 }
 
+fn checker(addresses: &[&str]) -> CheckSection {
+    CheckSection {
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        requests: 1,
+        concurrency: 1,
+        timeout: Duration::from_secs(1),
+        method: MethodChoice::Auto,
+        socket: SocketOptions::default(),
+        report: ReportMode::Live,
+        verbose: false,
+    }
+}
+
+#[test]
+fn check_command_lines() {
+    let run = |section| Config { check: Some(section), ..nothing() };
+    check("check db:80", run(checker(&["db:80"])));
+    // As tcp-checker.
+    check(
+        "check -a example.com:80 -t 250 -n 100 -c 10 -v",
+        run(CheckSection {
+            requests: 100,
+            concurrency: 10,
+            timeout: Duration::from_millis(250),
+            verbose: true,
+            ..checker(&["example.com:80"])
+        }),
+    );
+    check(
+        "check [fe80::1%eth0]:443 --address=[::1]:1 -a=a:1 a:1 --timeout 1m --requests=3 \
+         --concurrency=16384 --method=quickack --json --source ::2 --interface eth1 --dscp 10 \
+         --ttl 9 --log.level=warn --io=poll --threads=2",
+        Config {
+            measuring: MeasuringSection { io: IoChoice::Poll, threads: 2, ..nothing().measuring },
+            log: LogSection { level: tracing::Level::WARN, json: false },
+            ..run(CheckSection {
+                requests: 3,
+                concurrency: 16_384,
+                timeout: Duration::from_secs(60),
+                method: MethodChoice::Only(Method::Quickack),
+                socket: SocketOptions {
+                    source: Some("::2".parse().unwrap()),
+                    interface: Some("eth1".to_owned()),
+                    dscp: Some(10),
+                    ttl: Some(9),
+                },
+                report: ReportMode::Json,
+                // Words first, then flags.
+                ..checker(&["[fe80::1%eth0]:443", "a:1", "[::1]:1", "a:1"])
+            })
+        },
+    );
+}
+
+#[test]
+fn bad_addresses_are_left_out_and_the_others_are_checked() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"# ours\n10.0.0.1:80\n\ndb:65536 # typo\n[::1]:22\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let parsed = parse_line(&format!("check a:0 b:1 --file {path}")).unwrap();
+    let Parsed::RunDespite(config, complaints) = parsed else { panic!("{parsed:?}") };
+    let expected = checker(&["b:1", "10.0.0.1:80", "[::1]:22"]);
+    assert_eq!(*config, Config { check: Some(expected), ..nothing() });
+    let complaints: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        complaints,
+        [
+            "rttscope: a:0: has port 0, on which nobody can listen; write e.g. a:4000".to_owned(),
+            format!(
+                "rttscope: --file {path}, line 4: db:65536: has port 65536, but 65535 is the \
+                 last; write e.g. db:4000"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn bad_checks() {
+    let file = "write a file with an address a line, e.g. 10.0.0.1:80";
+    for (line, message) in [
+        ("check", "check: no address; write e.g. rttscope check 10.0.0.1:80".to_owned()),
+        ("check db", "db: has no port; write e.g. db:4000".to_owned()),
+        (
+            "check a:0 -a b",
+            "a:0: has port 0, on which nobody can listen; write e.g. a:4000\n\
+             rttscope: b: has no port; write e.g. b:4000"
+                .to_owned(),
+        ),
+        (
+            "check --file /nowhere.txt",
+            format!(
+                "--file /nowhere.txt: cannot be read (No such file or directory (os error 2)); \
+                 {file}"
+            ),
+        ),
+        ("check --file /dev/null", format!("--file /dev/null: has no address; {file}")),
+        (
+            "check a:1 -n 0",
+            "--requests 0: must be at least 1; write e.g. --requests 1000".to_owned(),
+        ),
+        (
+            "check a:1 -c 20000",
+            "--concurrency 20000: must be at most 16384; write e.g. --concurrency 64".to_owned(),
+        ),
+        (
+            "check a:1 -t 1s",
+            "--timeout-ms 1s: is no whole number; write e.g. --timeout-ms 1000".to_owned(),
+        ),
+        (
+            "check a:1 --timeout 1",
+            "--timeout 1: has no unit (ns, us, ms, s, m, h, d); write e.g. --timeout 800ms"
+                .to_owned(),
+        ),
+        (
+            "check a:1 -t 5 --timeout 1s",
+            "--timeout: --timeout-ms 5 is given, too; write one of them".to_owned(),
+        ),
+        ("check a:1 --method raw", "--method raw: must be auto, syn, quickack or dial".to_owned()),
+        (
+            "check a:1 -n",
+            "--requests: has no value; write --requests and a value \
+             (rttscope check --help shows which)"
+                .to_owned(),
+        ),
+        ("check a:1 -x", "-x: no such flag; write a flag of rttscope check --help".to_owned()),
+    ] {
+        check_refused(line, &message);
+    }
+}
+
 #[test]
 fn bad_words_and_flags() {
-    let commands = "rttscope serve, rttscope probe TARGET or rttscope both";
+    let commands = "rttscope serve, rttscope probe TARGET, rttscope both or rttscope check ADDR";
     for (line, message) in [
         ("", format!("no command; write {commands}")),
         ("server", "server: no such command; write rttscope serve".to_owned()),
-        ("check a:1", format!("check: no such command; write {commands}")),
+        ("relay a:1", format!("relay: no such command; write {commands}")),
+        ("chek a:1", "chek: no such command; write rttscope check".to_owned()),
         ("probe", "probe: no target; write e.g. rttscope probe 10.0.0.1:4000".to_owned()),
         (
             "probe --interval 0ms a:1",
@@ -334,7 +481,6 @@ fn bad_words_and_flags() {
             "probe a:1 -interval=5ms",
             "-interval=5ms: flags have two dashes; write --interval=5ms".to_owned(),
         ),
-        ("probe a:1 -x", "-x: no such flag; write a flag of rttscope probe --help".to_owned()),
         ("probe a:1 --json=yes", "--json=yes: takes no value; write --json alone".to_owned()),
         ("probe a:1 --io epoll", "--io epoll: must be auto, uring or poll".to_owned()),
         (
@@ -365,6 +511,22 @@ fn bad_settings() {
         (
             "probe a:1 a:1",
             "a:1: two targets have this name; write e.g. other=a:1 for one of them".to_owned(),
+        ),
+        (
+            "probe a:1 --check --method raw",
+            "--method raw: must be auto, syn, quickack or dial".to_owned(),
+        ),
+        (
+            "probe a:1 --method syn",
+            "--method syn: echo probes have no method; add --check or leave it out".to_owned(),
+        ),
+        (
+            "probe a:1 --check --wire v2",
+            "--wire: is for echo probes; leave it out, or leave --check out".to_owned(),
+        ),
+        (
+            "probe a:1 --check --slo 1ms:99%",
+            "--slo: is for echo probes; leave it out, or leave --check out".to_owned(),
         ),
         (
             "probe a:1 --wire v1 --padding 10",

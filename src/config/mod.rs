@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::sys::socket::SocketOptions;
-use crate::sys::{ClockChoice, IoChoice, Priority};
+use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod duration;
@@ -18,6 +18,8 @@ pub struct Config {
     pub serve: Option<ServeSection>,
     /// Send probes, if present.
     pub probe: Option<ProbeSection>,
+    /// Check addresses so many times each, and end, if present. Alone.
+    pub check: Option<CheckSection>,
     /// Serve HTTP, if present.
     pub web: Option<WebSection>,
     /// How the measuring threads work.
@@ -64,8 +66,31 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly.
     pub slos: Vec<Slo>,
+    /// Check by half-open handshakes instead of echo probes, by this method.
+    pub check: Option<MethodChoice>,
     /// What goes to standard output.
     pub report: ReportMode,
+}
+
+/// A finite run of half-open checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckSection {
+    /// Whom to check; at least one. The same address may be there several times.
+    pub addresses: Vec<HostPort>,
+    /// Checks of each address.
+    pub requests: u64,
+    /// Checks at once.
+    pub concurrency: usize,
+    /// How long a check may take, the resolution of its name included.
+    pub timeout: Duration,
+    /// Which method to check by.
+    pub method: MethodChoice,
+    /// Options of what is sent.
+    pub socket: SocketOptions,
+    /// What goes to standard output.
+    pub report: ReportMode,
+    /// Show the configuration and each check that is not open.
+    pub verbose: bool,
 }
 
 /// One probed address.
@@ -111,13 +136,13 @@ pub struct Slo {
     pub objective_ratio: f64,
 }
 
-/// What a prober writes to standard output.
+/// What a prober or a run of checks writes to standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReportMode {
     /// A live table on a terminal, plain lines elsewhere.
     #[default]
     Live,
-    /// One JSON object a probe, and a summary line.
+    /// One JSON object a probe or check, and a summary line.
     Json,
     /// Nothing (the seed's command lines).
     Quiet,
@@ -196,6 +221,12 @@ pub mod defaults {
     pub const TIMEOUT: &str = "800ms";
     /// See [`super::ProbeSection::window`].
     pub const WINDOW: &str = "100";
+    /// See [`super::CheckSection::requests`].
+    pub const REQUESTS: &str = "1";
+    /// See [`super::CheckSection::concurrency`].
+    pub const CONCURRENCY: &str = "1";
+    /// See [`super::CheckSection::timeout`].
+    pub const CHECK_TIMEOUT_MS: &str = "1000";
     /// See [`super::MeasuringSection::threads`].
     pub const THREADS: &str = "1";
 }
@@ -208,6 +239,12 @@ pub mod limits {
     pub const THREADS_MAX: usize = 64;
     /// Targets of one prober.
     pub const TARGETS_MAX: usize = 100_000;
+    /// Addresses of one run of checks.
+    pub const ADDRESSES_MAX: usize = 100_000;
+    /// Checks of one address in one run.
+    pub const REQUESTS_MAX: u64 = 1_000_000_000;
+    /// Checks at once.
+    pub const CONCURRENCY_MAX: usize = 16_384;
     /// Objectives of one prober.
     pub const SLOS_MAX: usize = 8;
     /// Connections of one responder thread, unless configured.
@@ -238,6 +275,8 @@ pub mod limits {
     pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
     /// Names that are looked up at the same time.
     pub const LOOKUPS_MAX: usize = 16;
+    /// The same in a run of checks, where a name that hangs would hold up those behind it.
+    pub const CHECK_LOOKUPS_MAX: usize = 128;
     /// Changes waiting for one worker.
     pub const CHANGES_MAX: usize = 1_024;
     /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.

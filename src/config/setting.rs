@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::{
-    CONNECTIONS_CONFIGURED_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN, IN_FLIGHT_MAX,
-    INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, THREADS_MAX, WINDOW_MAX,
+    CONCURRENCY_MAX, CONNECTIONS_CONFIGURED_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN,
+    IN_FLIGHT_MAX, INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, REQUESTS_MAX, THREADS_MAX,
+    WINDOW_MAX,
 };
 use super::{BadValue, Slo, Target, address, duration};
 use crate::sys::Priority;
@@ -47,6 +48,21 @@ pub fn window(text: &str) -> Result<usize, BadValue> {
 /// [`super::ProbeSection::count`].
 pub fn count(text: &str) -> Result<u64, BadValue> {
     number(text, 1, u64::MAX, "100")
+}
+
+/// [`super::CheckSection::requests`].
+pub fn requests(text: &str) -> Result<u64, BadValue> {
+    number(text, 1, REQUESTS_MAX, "1000")
+}
+
+/// [`super::CheckSection::concurrency`].
+pub fn concurrency(text: &str) -> Result<usize, BadValue> {
+    number(text, 1, as_u64(CONCURRENCY_MAX), "64")
+}
+
+/// [`super::CheckSection::timeout`], in ms.
+pub fn timeout_ms(text: &str) -> Result<Duration, BadValue> {
+    number(text, 1, duration_ns(INTERVAL_MAX) / 1_000_000, "1000").map(Duration::from_millis)
 }
 
 /// [`super::ProbeSection::padding_bytes`].
@@ -281,6 +297,13 @@ mod tests {
         check(connections_max, defaults::CONNECTIONS_MAX, Ok(limits::CONNECTIONS_MAX));
         check(ttl, "255", Ok(255));
         check(ttl, "256", Err("must be at most 255; write e.g. 64"));
+        check(requests, "0", Err("must be at least 1; write e.g. 1000"));
+        check(requests, "1000000001", Err("must be at most 1000000000; write e.g. 1000"));
+        check(concurrency, "16384", Ok(16_384));
+        check(concurrency, "16385", Err("must be at most 16384; write e.g. 64"));
+        check(timeout_ms, "3600000", Ok(Duration::from_secs(3_600)));
+        check(timeout_ms, "1s", Err("is no whole number; write e.g. 1000"));
+        check(timeout_ms, "0", Err("must be at least 1; write e.g. 1000"));
         check(connections_max, "1048577", Err("must be at most 1048576; write e.g. 10000"));
     }
 
@@ -406,6 +429,7 @@ mod tests {
                 let _ = (interval(&text), run_duration(&text), idle_timeout(&text), count(&text));
                 let _ = (dscp(&text), slo(&text), pin(&text), priority(&text), ttl(&text));
                 let _ = (source(&text), interface(&text), padding_bytes(&text));
+                let _ = (requests(&text), concurrency(&text), timeout_ms(&text));
             }
         }
     }

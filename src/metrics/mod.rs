@@ -1,26 +1,32 @@
 //! The catalogue of metric families, and their encoding: a [`Snapshot`] in, text out. Each family
-//! is one entry of [`CATALOGUE`], which says its name, unit, help and labels and how to read it
+//! is one entry of [`families`], which says its name, unit, help and labels and how to read it
 //! from a snapshot; so nothing can be shown that is not catalogued, and the other way round.
 //!
 //! Counters and gauges of a target are there from its first scrape on. A histogram appears with
 //! its first duration, and `tcp_echo_rtt_seconds` only with the clocks that were in use: absent
 //! means never measured, and 0 is never written in place of something unknown.
 
+mod check;
 mod exposition;
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::host::ProcessUsage;
-use crate::sample::{EchoCounters, ProbeCounters};
+use crate::sample::{CheckCounters, EchoCounters, ProbeCounters};
 use crate::stats::slo::SloSnapshot;
-use crate::stats::{EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
+use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
 use crate::time::seconds;
 
-use self::exposition::Out;
+use self::exposition::{Format, Out};
 
-/// What is written, in this order.
-pub static CATALOGUE: &[Family] = &[
+/// Every family, in the order in which they are written.
+pub fn families() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(check::FAMILIES)
+}
+
+/// What is written of probes, of the responder and of the program.
+static FAMILIES: &[Family] = &[
     probe_counter("tcp_echo_sent_total", "Probes sent or due.", |c| c.sent),
     probe_counter("tcp_echo_received_total", "Replies in time.", |c| c.received),
     probe_counter(
@@ -328,8 +334,10 @@ pub static CATALOGUE: &[Family] = &[
 ];
 
 /// Names that a user's label must not have.
-pub const RESERVED_LABELS: &[&str] =
-    &["target", "address", "clock", "stage", "stamp", "reason", "slo", "le", "job", "instance"];
+pub const RESERVED_LABELS: &[&str] = &[
+    "target", "address", "method", "outcome", "clock", "stage", "stamp", "reason", "slo", "le",
+    "job", "instance",
+];
 
 /// One metric family.
 #[derive(Debug)]
@@ -363,13 +371,13 @@ pub enum Kind {
 /// The snapshot in the OpenMetrics text format 1.0.0.
 #[must_use]
 pub fn open_metrics_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::open_metrics_text(snapshot)
+    exposition::text(snapshot, Format::OpenMetrics)
 }
 
 /// The snapshot in the Prometheus text format 0.0.4.
 #[must_use]
 pub fn prometheus_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::prometheus_text(&exposition::open_metrics_text(snapshot))
+    exposition::text(snapshot, Format::Prometheus)
 }
 
 /// How a family is read: once a target, listener, thread, or program.
@@ -377,6 +385,8 @@ pub fn prometheus_text(snapshot: Arc<Snapshot>) -> String {
 enum Read {
     Probe(fn(&ProbeSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     ProbeCounter(fn(&ProbeCounters) -> u64),
+    Check(fn(&CheckSnapshot, &mut Out<'_, '_>) -> fmt::Result),
+    CheckCounter(fn(&CheckCounters) -> u64),
     Slo(fn(&SloSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     Echo(fn(&EchoSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     EchoCounter(fn(&EchoCounters) -> u64),

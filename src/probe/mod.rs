@@ -34,12 +34,9 @@ use self::wind_down::{FOLLOW_UP_TRIES, FollowUp};
 use crate::dial::{Dialer, JITTER_ONE, later};
 use crate::event::{Action, Event, Failure, Outbox};
 use crate::sample::{Outcome, ProbeCounters, Sample, Stamps};
-use crate::schedule::Schedule;
+use crate::schedule::{SEND_LATE_NS, Schedule};
 use crate::time::{Mono, Now};
 use crate::wire::{self, Frame, Framer, Version};
-
-/// A probe sent more than this after it was due is late.
-pub const SEND_LATE_NS: u64 = 1_000_000;
 
 /// Which wire format to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,15 @@
-//! JSON lines of `probe --json`: one object a probe and a summary at the end. The order of keys
+//! JSON lines of `probe --json`: one object a probe, or a half-open check with `--check`, and a
+//! summary at the end. The order of keys
 //! is a contract; what was not measured is `null`; times are ns, stamps Unix ns of the wall clock
 //! (`tx_hw` and `rx_hw` are the network card's own clock, as it gave them).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::{Counts, Quantiles, Row, total_counts};
-use crate::sample::{Clock, Sample};
+use crate::sample::{CheckClock, CheckSample, Clock, Sample};
 use crate::time::{Phc, Wall, duration_ns};
 
 /// One probe.
@@ -39,6 +41,26 @@ struct LineStamps {
     rx_hw: Option<u64>,
     rx_sw: Option<u64>,
     rx_app: Option<u64>,
+}
+
+/// One half-open check of a prober.
+#[derive(Serialize)]
+struct CheckLine<'a> {
+    target: &'a str,
+    address: &'a str,
+    seq: u64,
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+    method: &'static str,
+    outcome: &'static str,
+    clock: Option<&'static str>,
+    rtt_ns: Option<u64>,
+    elapsed_ns: u64,
+    lag_ns: u64,
+    syn_retransmits: u32,
+    completed: bool,
+    due: u64,
+    tx_app: u64,
 }
 
 /// The end of a run.
@@ -114,13 +136,39 @@ pub fn append_sample(buffer: &mut Vec<u8>, target: &str, address: &str, sample: 
     );
 }
 
+/// Appends the line of one half-open check to `buffer`, newline included; allocates only to grow
+/// it. `due` and `tx_app` are Unix ns.
+pub fn append_check(buffer: &mut Vec<u8>, target: &str, address: &str, check: &CheckSample) {
+    let lag_ns = check.tx_app.mono.since_ns(check.due);
+    append(
+        buffer,
+        &CheckLine {
+            target,
+            address,
+            seq: check.seq,
+            ip: check.to.map(|to| to.ip()),
+            port: check.to.map(|to| to.port()),
+            method: check.method.name(),
+            outcome: check.outcome.name(),
+            clock: check.clock.map(CheckClock::name),
+            rtt_ns: check.rtt_ns,
+            elapsed_ns: check.elapsed_ns,
+            lag_ns: u64::try_from(lag_ns).unwrap_or(0),
+            syn_retransmits: check.syn_retransmits,
+            completed: check.completed,
+            due: check.tx_app.wall.offset_ns(-lag_ns).as_ns(),
+            tx_app: check.tx_app.wall.as_ns(),
+        },
+    );
+}
+
 /// Appends the last line of a run. `merged` are the quantiles over all targets' round trips,
 /// which cannot be had from the rows' quantiles. Loss is that of the whole run.
 pub fn append_summary(buffer: &mut Vec<u8>, elapsed: Duration, rows: &[Row], merged: &Quantiles) {
     let targets = rows.iter().map(|row| TargetSummary {
         target: &row.target,
         address: &row.address,
-        clock: row.clock.map(Clock::name),
+        clock: row.clock,
         numbers: numbers(&row.counts, &row.rtt),
     });
     append(
@@ -241,7 +289,7 @@ mod tests {
         let row = |target: &str, timeouts| Row {
             target: target.to_owned(),
             address: "a:1".to_owned(),
-            clock: (timeouts == 0).then_some(Clock::Kernel),
+            clock: (timeouts == 0).then_some("kernel"),
             counts: Counts { sent: 4, received: 4 - timeouts, timeouts, ..Counts::default() },
             ..Row::default()
         };

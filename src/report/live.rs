@@ -14,7 +14,7 @@ pub const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a terminal is worth redrawing.
 pub const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 /// The width of a summary where there is no terminal.
-const PLAIN_WIDTH: usize = 160;
+pub const PLAIN_WIDTH: usize = 160;
 /// ECMA-48: erase from the cursor to the end of the screen.
 const ERASE_BELOW: &str = "\x1b[J";
 
@@ -101,30 +101,42 @@ impl<W: Write> View<W> {
         rows: &[Row],
     ) -> io::Result<()> {
         let Some(size) = size else { return self.update_plain(elapsed, header, rows) };
-        let frame = frame(size, header, rows);
+        self.draw(frame(size, header, rows))
+    }
+
+    /// Shows these lines in the place of the last ones, on a terminal.
+    pub fn draw(&mut self, frame: Vec<String>) -> io::Result<()> {
         let mut text = self.rewind();
-        for line in &frame {
-            text.push_str(line);
-            text.push('\n');
-        }
+        append_lines(&mut text, &frame);
         self.drawn = frame;
+        self.write(&text)
+    }
+
+    /// Writes these lines for good, above what is shown.
+    pub fn print(&mut self, lines: &[String]) -> io::Result<()> {
+        let mut text = self.rewind();
+        append_lines(&mut text, lines);
+        append_lines(&mut text, &self.drawn);
+        self.write(&text)
+    }
+
+    /// Writes these lines for good, in the place of what is shown.
+    pub fn end(&mut self, lines: &[String]) -> io::Result<()> {
+        let mut text = self.rewind();
+        self.drawn.clear();
+        append_lines(&mut text, lines);
         self.write(&text)
     }
 
     /// Replaces the live table by the summary.
     pub fn finish(&mut self, size: Option<Size>, header: &Header, rows: &[Row]) -> io::Result<()> {
-        let mut text = self.rewind();
-        self.drawn.clear();
         let width = size.map_or(PLAIN_WIDTH, |size| size.columns);
+        let mut lines = Vec::new();
         if !self.headed {
-            text.push_str(&header_line(header));
-            text.push('\n');
+            lines.push(header_line(header));
         }
-        for line in summary_table(rows, width) {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        self.write(&text)
+        lines.extend(summary_table(rows, width));
+        self.end(&lines)
     }
 
     /// Writes whole lines of something else (a log) to `other`, on the same terminal, without
@@ -175,6 +187,13 @@ impl<W: Write> View<W> {
         }
         self.out.write_all(text.as_bytes())?;
         self.out.flush()
+    }
+}
+
+fn append_lines(text: &mut String, lines: &[String]) {
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
     }
 }
 
@@ -232,6 +251,21 @@ mod tests {
         let last = text(&mut view);
         assert!(last.starts_with("\x1b[5A\r\x1b[J"), "{last:?}");
         assert!(last.ends_with("3 targets: 6 sent, 0 received, 0 lost (-), 0 late\n"), "{last:?}");
+    }
+
+    #[test]
+    fn what_is_printed_stays_above_what_is_drawn() {
+        let lines = |text: &str| vec![text.to_owned()];
+        let mut view = View::new(Vec::new());
+        view.print(&lines("first")).unwrap();
+        view.draw(lines("50 %")).unwrap();
+        assert_eq!(text(&mut view), "first\n50 %\n");
+        view.print(&lines("second")).unwrap();
+        assert_eq!(text(&mut view), "\x1b[1A\r\x1b[Jsecond\n50 %\n");
+        view.draw(lines("90 %")).unwrap();
+        view.end(&lines("all")).unwrap();
+        let erase = "\x1b[1A\r\x1b[J";
+        assert_eq!(text(&mut view), format!("{erase}90 %\n{erase}all\n"));
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! itself or plain lines for people (`live`, `table`). Plain rows and samples in, bytes out; where
 //! the numbers come from is not known here.
 
-use crate::sample::Clock;
-
+pub mod check;
 pub mod json;
 pub mod live;
 pub mod table;
@@ -73,9 +72,9 @@ pub struct Row {
     pub target: String,
     /// The `address` label.
     pub address: String,
-    /// The clock of the newest time; `None` before the first.
-    pub clock: Option<Clock>,
-    /// Whether a connection stands.
+    /// The name of the newest time's clock; `None` before the first.
+    pub clock: Option<&'static str>,
+    /// Whether a connection stands, or the newest check was open.
     pub connected: bool,
     /// The newest round trip, ns.
     pub last_ns: Option<u64>,

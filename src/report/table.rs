@@ -2,7 +2,6 @@
 
 use super::units::{percent_text, time_text};
 use super::{Header, Row, total_counts};
-use crate::sample::Clock;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -166,7 +165,7 @@ fn state_text(row: &Row) -> &'static str {
 }
 
 fn clock_text(row: &Row) -> &'static str {
-    row.clock.map_or("-", Clock::name)
+    row.clock.unwrap_or("-")
 }
 
 #[cfg(test)]
@@ -178,7 +177,7 @@ mod tests {
         let up = Row {
             target: "db".to_owned(),
             address: "10.0.0.1:4000".to_owned(),
-            clock: Some(Clock::Kernel),
+            clock: Some("kernel"),
             connected: true,
             last_ns: Some(12_345),
             rtt: Quantiles {

@@ -4,6 +4,7 @@
 
 pub mod slo;
 
+mod check;
 mod published;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +14,8 @@ use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::host::{Capability, ProcessUsage};
 use crate::loss;
 use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
+
+pub use self::check::{CheckSeries, CheckSnapshot};
 
 use self::published::Published;
 use self::slo::{Objectives, SloCounters, SloSnapshot};
@@ -90,6 +93,8 @@ pub struct Snapshot {
     pub http_connections_refused: u64,
     /// Probed targets, in the order in which they were added.
     pub probes: Vec<ProbeSnapshot>,
+    /// Targets of half-open checks, in the order in which they were added.
+    pub checks: Vec<CheckSnapshot>,
     /// Listeners of the responder; the series of all workers of a listener are one here.
     pub echoes: Vec<EchoSnapshot>,
     /// Measuring threads.
@@ -349,6 +354,18 @@ impl Stats {
         self.lock().probes.retain(|kept| !Arc::ptr_eq(kept, series));
     }
 
+    /// Shows this target of half-open checks from now on.
+    pub fn add_check(&self, series: CheckSeries) -> Arc<CheckSeries> {
+        let series = Arc::new(series);
+        self.lock().checks.push(Arc::clone(&series));
+        series
+    }
+
+    /// Shows this target of half-open checks no longer.
+    pub fn remove_check(&self, series: &Arc<CheckSeries>) {
+        self.lock().checks.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
     /// Shows this worker's responder from now on.
     pub fn add_echo(&self, series: EchoSeries) -> Arc<EchoSeries> {
         let series = Arc::new(series);
@@ -378,6 +395,11 @@ impl Stats {
         self.lock().capabilities = capabilities;
     }
 
+    /// Adds to what is known about this machine.
+    pub fn add_capabilities(&self, capabilities: &[Capability]) {
+        self.lock().capabilities.extend_from_slice(capabilities);
+    }
+
     /// Counts samples that the JSON writer was too slow for.
     pub fn count_report_samples_dropped(&self, samples: u64) {
         self.report_samples_dropped.fetch_add(samples, Ordering::Relaxed);
@@ -396,7 +418,7 @@ impl Stats {
     /// Everything now. The lock is held only while the list of series is copied.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let Registered { probes, echoes, workers, capabilities } = self.lock().clone();
+        let Registered { probes, checks, echoes, workers, capabilities } = self.lock().clone();
         let mut listeners: Vec<EchoSnapshot> = Vec::new();
         for echo in echoes {
             let worker = echo.snapshot();
@@ -413,6 +435,7 @@ impl Stats {
             log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             probes: probes.iter().map(|series| series.snapshot()).collect(),
+            checks: checks.iter().map(|series| series.snapshot()).collect(),
             echoes: listeners,
             workers: workers.iter().map(|series| series.snapshot()).collect(),
         }
@@ -427,6 +450,7 @@ impl Stats {
 #[derive(Clone, Debug, Default)]
 struct Registered {
     probes: Vec<Arc<ProbeSeries>>,
+    checks: Vec<Arc<CheckSeries>>,
     echoes: Vec<Arc<EchoSeries>>,
     workers: Vec<Arc<WorkerSeries>>,
     capabilities: Vec<Capability>,

@@ -178,6 +178,14 @@ pub fn precise_sleep() {
     platform::thread::precise_sleep();
 }
 
+/// Asks for the calling thread to run soon after it wakes up, at the same priority.
+///
+/// # Errors
+/// If the thread has a real-time priority, or the platform offers no such thing.
+pub fn wake_promptly() -> std::io::Result<()> {
+    platform::thread::wake_promptly()
+}
+
 /// Pins the calling thread to one CPU.
 ///
 /// # Errors

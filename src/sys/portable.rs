@@ -108,6 +108,14 @@ pub(crate) mod thread {
     ///
     /// # Errors
     /// Always.
+    pub(crate) fn wake_promptly() -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "time slices are set on Linux only"))
+    }
+
+    /// Not offered by this platform.
+    ///
+    /// # Errors
+    /// Always.
     pub(crate) fn pin(_cpu: usize) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "pinning is supported on Linux only"))
     }

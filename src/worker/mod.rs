@@ -5,8 +5,8 @@
 //! One turn: take changes, wait, hand completions to flows, then wake flows that are due.
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
+mod sweeping;
 mod table;
-mod timers;
 mod turn;
 
 use std::io;
@@ -18,10 +18,12 @@ use std::thread::JoinHandle;
 use socket2::Socket;
 
 use self::turn::Turn;
+use crate::check::WatchSettings;
+use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
 use crate::probe::ProbeSettings;
-use crate::sample::Sample;
-use crate::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::sample::{CheckSample, Sample};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
 
@@ -42,15 +44,24 @@ pub struct WorkerOptions {
     pub changes_max: usize,
 }
 
-/// Finished probes on their way to a writer.
-pub type Samples = SyncSender<(TargetId, Sample)>;
+/// A finished measurement of one target.
+#[derive(Clone, Copy, Debug)]
+pub enum Finished {
+    /// An echo probe.
+    Probe(Sample),
+    /// A half-open check.
+    Check(CheckSample),
+}
+
+/// Finished measurements on their way to a writer.
+pub type Samples = SyncSender<(TargetId, Finished)>;
 
 /// Where a worker's reports go.
 #[derive(Clone, Debug)]
 pub struct Outlets {
     /// Requests and news for the control plane.
     pub reports: tokio::sync::mpsc::Sender<Report>,
-    /// Finished probes for the JSON writer, if there is one.
+    /// Finished measurements for the JSON writer, if there is one.
     pub samples: Option<Samples>,
     /// Counts what the JSON writer was too slow for.
     pub stats: Arc<Stats>,
@@ -73,6 +84,12 @@ impl TargetId {
 pub enum Change {
     /// Probe one more target.
     Probe(Box<NewProbe>),
+    /// Check one more target.
+    Watch(Box<NewWatch>),
+    /// Begin a sweep, without targets yet.
+    Sweep(Box<NewSweep>),
+    /// More targets of a sweep; `true` promises that these are the last.
+    SweepTargets(TargetId, Vec<SweepTarget>, bool),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// A target's name was resolved (`None`: it could not be).
@@ -96,12 +113,38 @@ pub struct NewProbe {
     pub series: Arc<ProbeSeries>,
 }
 
+/// A target to be checked.
+#[derive(Debug)]
+pub struct NewWatch {
+    /// Its number.
+    pub target: TargetId,
+    /// How.
+    pub settings: WatchSettings,
+    /// Where its measurements go.
+    pub series: Arc<CheckSeries>,
+}
+
+/// A sweep of half-open checks.
+#[derive(Debug)]
+pub struct NewSweep {
+    /// Its number.
+    pub sweep: TargetId,
+    /// How.
+    pub settings: SweepSettings,
+    /// Where its results go; it pauses while this is full.
+    pub results: Results,
+}
+
+/// Results of a sweep on their way to their reader, many at a time. None is dropped.
+pub type Results = SyncSender<Vec<CheckResult>>;
+
 /// What a worker tells the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
-    /// A target sent its last probe, and all of them are settled.
+    /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
+    /// its results were handed over.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,
@@ -195,6 +238,9 @@ fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
         sys::set_priority(priority).map_err(named(format!("--priority {priority}"), remedy))?;
     }
     sys::precise_sleep();
+    if let Err(error) = sys::wake_promptly() {
+        tracing::debug!(%error, "the measuring thread keeps its time slice");
+    }
     let (mut io, refused) = Io::open(&options.io)?;
     if let Some(error) = refused {
         tracing::debug!(%error, "io_uring is not available; using readiness");

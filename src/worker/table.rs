@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
-use super::timers::Timers;
+use super::sweeping::Sweeping;
+use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::probe::Probe;
-use crate::stats::{EchoSeries, ProbeSeries};
+use crate::sample::{CheckOutcome, CheckSample};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::time::{Mono, Now};
+use crate::timers::Timers;
 
 /// The flows of one worker.
 #[derive(Default)]
@@ -32,6 +35,8 @@ pub(super) enum Flow {
     Listener(Option<Mono>),
     Echo(Echo),
     Probe(Box<Probing>),
+    Watch(Box<Watching>),
+    Sweep(Box<Sweeping>),
     /// A half-open check that runs for another flow.
     Attempt {
         owner: FlowId,
@@ -56,6 +61,16 @@ pub(super) struct Probing {
     pub(super) logged: Option<Failure>,
 }
 
+/// A target of half-open checks.
+pub(super) struct Watching {
+    pub(super) target: TargetId,
+    pub(super) watch: Watch,
+    pub(super) series: Arc<CheckSeries>,
+    pub(super) told_finished: bool,
+    /// The outcome that was logged last; the same again is not news.
+    pub(super) logged: Option<CheckOutcome>,
+}
+
 impl Table {
     pub(super) fn flow(&mut self, flow: FlowId) -> Option<&mut Flow> {
         self.flows.get_mut(flow.index())
@@ -69,6 +84,8 @@ impl Table {
                 probing.log(&event);
                 probing.probe.on(event, at, outbox);
             }
+            (Some(Flow::Watch(watching)), _) => watching.watch.on(event, at, outbox),
+            (Some(Flow::Sweep(sweeping)), _) => sweeping.sweep.on(event, at, outbox),
             (Some(Flow::Echo(echo)), Some(answering)) => {
                 echo.on(&mut answering.responder, event, at, outbox);
             }
@@ -79,6 +96,8 @@ impl Table {
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
         match self.flow(flow)? {
             Flow::Probe(probing) => probing.probe.deadline(),
+            Flow::Watch(watching) => watching.watch.deadline(),
+            Flow::Sweep(sweeping) => sweeping.sweep.deadline(),
             Flow::Echo(echo) => echo.deadline(),
             Flow::Listener(resume_at) => *resume_at,
             Flow::Vacant | Flow::Attempt { .. } => None,
@@ -87,7 +106,7 @@ impl Table {
 
     pub(super) fn set_timer(&mut self, flow: FlowId) {
         let deadline = self.deadline(flow);
-        self.timers.set(flow, deadline);
+        self.timers.set(flow.0, deadline);
     }
 
     pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
@@ -101,7 +120,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, flow: FlowId) {
         self.flows[flow.index()] = Flow::Vacant;
-        self.timers.set(flow, None);
+        self.timers.set(flow.0, None);
         self.free.push(flow);
     }
 
@@ -165,6 +184,22 @@ impl Probing {
                 tracing::warn!(name = target, address, ?failure, "no connection; trying again");
             }
             _ => {}
+        }
+    }
+}
+
+impl Watching {
+    /// Says when a target's outcome changes.
+    pub(super) fn log(&mut self, check: &CheckSample) {
+        if self.logged == Some(check.outcome) {
+            return;
+        }
+        self.logged = Some(check.outcome);
+        let (name, address) = (self.series.target(), self.series.address());
+        let outcome = check.outcome.name();
+        match check.outcome {
+            CheckOutcome::Open => tracing::info!(name, address, outcome, "checked"),
+            _ => tracing::warn!(name, address, outcome, "checked"),
         }
     }
 }

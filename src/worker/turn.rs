@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::table::{Answering, Flow, Probing, Table};
-use super::{Change, NewProbe, Outlets, Report, TargetId};
+use super::sweeping::Sweeping;
+use super::table::{Answering, Flow, Probing, Table, Watching};
+use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, TargetId};
+use crate::check::Watch;
+use crate::check::sweep::SweepTarget;
 use crate::echo::{Echo, Responder, ResponderSettings};
 use crate::event::{Action, Event, Failure, FlowId};
 use crate::probe::Probe;
-use crate::sample::Sample;
 use crate::stats::{EchoSeries, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
 use crate::time::{Mono, Now};
@@ -21,7 +23,7 @@ use crate::time::{Mono, Now};
 /// The loop.
 pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
     while turn.take_changes() {
-        let deadline = turn.table.timers.next();
+        let deadline = turn.table.timers.soonest();
         // What the kernel has by now is handed over in this turn.
         let seen_until = clock::mono();
         if let Err(error) = turn.io.wait(deadline) {
@@ -76,6 +78,11 @@ impl Turn {
         loop {
             match self.incoming.try_recv() {
                 Ok(Change::Probe(new)) => self.add_probe(*new),
+                Ok(Change::Watch(new)) => self.add_watch(*new),
+                Ok(Change::Sweep(new)) => self.add_sweep(*new),
+                Ok(Change::SweepTargets(sweep, targets, complete)) => {
+                    self.add_sweep_targets(sweep, targets, complete);
+                }
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Finish) => self.finish(),
@@ -94,6 +101,32 @@ impl Turn {
         let flow = self.table.insert(Flow::Probe(Box::new(probing)));
         self.by_target.push((target, flow));
         self.step(flow, Event::Due(at.mono), at);
+    }
+
+    fn add_watch(&mut self, new: NewWatch) {
+        let NewWatch { target, settings, series } = new;
+        let at = clock::now();
+        let watch = Watch::new(settings, at.mono);
+        let watching = Watching { target, watch, series, told_finished: false, logged: None };
+        let flow = self.table.insert(Flow::Watch(Box::new(watching)));
+        self.by_target.push((target, flow));
+        self.step(flow, Event::Due(at.mono), at);
+    }
+
+    fn add_sweep(&mut self, new: NewSweep) {
+        let number = new.sweep;
+        let flow = self.table.insert(Flow::Sweep(Box::new(Sweeping::new(new))));
+        self.by_target.push((number, flow));
+    }
+
+    fn add_sweep_targets(&mut self, sweep: TargetId, targets: Vec<SweepTarget>, complete: bool) {
+        let known = self.by_target.iter().find(|(known, _)| *known == sweep);
+        let Some(&(_, flow)) = known else { return };
+        if let Some(Flow::Sweep(sweeping)) = self.table.flow(flow) {
+            sweeping.sweep.add(targets, complete);
+            let at = clock::now();
+            self.step(flow, Event::Due(Mono::default()), at);
+        }
     }
 
     fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
@@ -117,8 +150,11 @@ impl Turn {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
             let Table { flows, outbox, .. } = &mut self.table;
-            if let Some(Flow::Probe(probing)) = flows.get_mut(flow.index()) {
-                probing.probe.finish(now, outbox);
+            match flows.get_mut(flow.index()) {
+                Some(Flow::Probe(probing)) => probing.probe.finish(now, outbox),
+                Some(Flow::Watch(watching)) => watching.watch.finish(now, outbox),
+                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
+                _ => {}
             }
             self.apply(flow, now);
         }
@@ -130,8 +166,11 @@ impl Turn {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
             let Table { flows, outbox, .. } = &mut self.table;
-            if let Some(Flow::Probe(probing)) = flows.get_mut(flow.index()) {
-                probing.probe.abandon(now, outbox);
+            match flows.get_mut(flow.index()) {
+                Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
+                Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
+                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
+                _ => {}
             }
             self.apply(flow, now);
         }
@@ -189,7 +228,7 @@ impl Turn {
     fn wake_due(&mut self, seen_until: Mono) {
         let mut due = std::mem::take(&mut self.due);
         let now = clock::mono();
-        due.extend(std::iter::from_fn(|| self.table.timers.pop(now)));
+        due.extend(std::iter::from_fn(|| self.table.timers.pop(now).map(FlowId)));
         let mut woken = 0;
         for &flow in &due {
             let at = clock::now();
@@ -234,9 +273,11 @@ impl Turn {
         }
         self.record(flow);
         match self.table.flow(flow) {
-            Some(Flow::Echo(echo)) if echo.is_closed() => self.table.remove(flow),
-            _ => self.table.set_timer(flow),
+            Some(Flow::Echo(echo)) if echo.is_closed() => return self.table.remove(flow),
+            Some(Flow::Sweep(sweeping)) => sweeping.hand_over(&self.outlets.reports, at.mono),
+            _ => {}
         }
+        self.table.set_timer(flow);
     }
 
     /// Executes the actions in the outbox; a failure to open a socket is returned.
@@ -258,10 +299,12 @@ impl Turn {
                     }
                 }
                 Action::Resolve => {
-                    if let Some(Flow::Probe(probing)) = self.table.flow(flow) {
-                        let target = probing.target;
-                        self.tell(Report::Resolve(target));
-                    }
+                    let target = match self.table.flow(flow) {
+                        Some(Flow::Probe(probing)) => probing.target,
+                        Some(Flow::Watch(watching)) => watching.target,
+                        _ => continue,
+                    };
+                    self.tell(Report::Resolve(target));
                 }
             }
         }
@@ -292,12 +335,24 @@ impl Turn {
             Some(Flow::Probe(probing)) => {
                 for sample in &outbox.samples {
                     probing.series.record(sample);
-                    self.outlets.report(probing.target, sample);
+                    self.outlets.report(probing.target, Finished::Probe(*sample));
                 }
                 probing.series.publish(probing.probe.counters());
                 if probing.probe.is_finished() && !probing.told_finished {
                     let report = Report::Finished(probing.target);
                     probing.told_finished = self.outlets.reports.try_send(report).is_ok();
+                }
+            }
+            Some(Flow::Watch(watching)) => {
+                for check in &outbox.checks {
+                    watching.series.record(check);
+                    watching.log(check);
+                    self.outlets.report(watching.target, Finished::Check(*check));
+                }
+                watching.series.publish(watching.watch.counters());
+                if watching.watch.is_finished() && !watching.told_finished {
+                    let report = Report::Finished(watching.target);
+                    watching.told_finished = self.outlets.reports.try_send(report).is_ok();
                 }
             }
             Some(Flow::Echo(_)) => {
@@ -308,6 +363,7 @@ impl Turn {
             _ => {}
         }
         self.table.outbox.samples.clear();
+        self.table.outbox.checks.clear();
     }
 
     /// Tells the control plane. The channel has room for two reports of every target, so it is
@@ -320,9 +376,9 @@ impl Turn {
 }
 
 impl Outlets {
-    fn report(&self, target: TargetId, sample: &Sample) {
+    fn report(&self, target: TargetId, finished: Finished) {
         let Some(samples) = &self.samples else { return };
-        if let Err(TrySendError::Full(_)) = samples.try_send((target, *sample)) {
+        if let Err(TrySendError::Full(_)) = samples.try_send((target, finished)) {
             self.stats.count_report_samples_dropped(1);
         }
     }

@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 44] = [
+const BAD: [(&str, &str); 58] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -49,6 +49,20 @@ const BAD: [(&str, &str); 44] = [
     ("probe h:1 --threads=0", "threads"),
     ("probe h:1 --log.level=loud", "info"),
     ("probe --targets=/nonexistent/targets.json", "targets"),
+    ("check", "check 10.0.0.1:80"),
+    ("check host", "port"),
+    ("check host:0", "port"),
+    ("check host:65536", "65535"),
+    ("check --file=/nonexistent/addresses.txt", "--file"),
+    ("check --file=/dev/null", "--file"),
+    ("check h:1 -t 0", "timeout-ms"),
+    ("check h:1 -t 1s", "timeout-ms"),
+    ("check h:1 --timeout=1", "timeout"),
+    ("check h:1 -n 0", "requests"),
+    ("check h:1 -c 0", "concurrency"),
+    ("check h:1 -c 1000000", "concurrency"),
+    ("check h:1 --method=raw", "quickack"),
+    ("check h:1 --web.listen-address=:1", "no such flag"),
     ("serve --listen=4000", ":4000"),
     ("serve --listen=nonsense:port", "listen"),
     ("serve --max-connections=0", "max-connections"),
@@ -100,7 +114,9 @@ fn arguments_that_are_no_text_are_one_helpful_line() {
 #[test]
 fn help_and_version_are_not_bad_use() {
     let _turn = turn::wait_for(Turn::Shared);
-    for words in ["--help", "-h", "--version", "serve --help", "probe --help", "both --help"] {
+    for words in
+        ["--help", "-h", "--version", "serve --help", "probe --help", "both --help", "check --help"]
+    {
         let ending = Run::start(&Place::Here, words).wait();
         assert_eq!(ending.code, Some(0), "{words}: {:?}", ending.stderr);
         assert!(!ending.stdout.is_empty() && ending.stderr.is_empty(), "{words}");

@@ -1,529 +1,392 @@
-//! Half-open checks by SYNs of our own, on real interfaces: addresses go in, answers come out, and
-//! the wire is looked at. The library's I/O is used directly, on both backends.
+//! Half-open checks that cannot lie: what the wire saw, what the server saw, and what the prober
+//! said must be one story, for every method, backend and address family.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rttscope::event::{Answer, Ending, Failure, FlowId};
-use rttscope::sample::{CheckClock, Method};
-use rttscope::sys::socket::SocketOptions;
-use rttscope::sys::{
-    CheckSettings, Checks, ClockChoice, IoChoice, IoEvent, IoOptions, MethodChoice, clock,
-};
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::capture::{Capture, SYN};
-use crate::lab::{PROBER_INTERFACE, RESPONDER_IPS};
-use crate::site::{Io, Place, Site, report_skip};
-use crate::turn::{self, Turn};
+use crate::capture::{Capture, Segment};
+use crate::check_lines::{self, CheckLine};
+use crate::exposition::Exposition;
+use crate::hogs::Hogs;
+use crate::lab::PROBER_INTERFACE;
+use crate::servers;
+use crate::site::{Place, Site, report_skip};
 
 everywhere! {
-    open_and_closed_ports_are_told_apart_and_timed_by_the_kernel,
-    a_silent_target_is_given_up_and_its_flow_used_again_at_once,
-    a_syn_dropped_once_is_sent_again_and_the_second_is_timed,
-    thousands_of_mixed_checks_have_no_wrong_answer,
+    each_method_tells_open_from_refused,
 }
 
 on_each_io_over_veth! {
-    errors_on_the_way_are_told,
-    link_local_targets_are_asked_in_their_zone,
-    more_checks_than_ports_ask_one_target_at_once,
+    the_books_of_checks_balance_at_every_scrape,
+    a_syn_that_was_dropped_once_is_no_slow_answer,
+    a_full_accept_queue_is_a_timeout,
+    a_stalled_prober_counts_the_handshake_that_it_completed,
 }
 
 alone_over_veth! {
-    the_wire_shows_syn_syn_ack_and_reset_and_nothing_is_accepted,
-    a_late_answer_reaches_nobody,
-    options_shape_the_packets,
+    the_wire_sees_syn_synack_rst_and_nothing_else,
+    ebpf_time_is_the_wires_time,
+    cpu_hogs_do_not_reach_the_ebpf_time,
 }
 
-/// An I/O that checks.
-struct Checker {
-    io: rttscope::sys::Io,
-    answers: Vec<(FlowId, Answer)>,
-}
+/// The methods that leave a handshake half-open.
+const HALF_OPEN: [&str; 2] = ["syn", "quickack"];
 
-impl Checker {
-    /// Opens in the calling thread's namespace; or says why it cannot, having reported the skip.
-    fn open(io: Io, test: &str) -> Option<Self> {
-        Self::open_towards(io, test, None, SocketOptions::default())
-    }
-
-    /// The same; the eBPF programs follow this target.
-    fn open_towards(
-        io: Io,
-        test: &str,
-        to: Option<SocketAddr>,
-        socket: SocketOptions,
-    ) -> Option<Self> {
-        let settings = CheckSettings {
-            method: MethodChoice::Only(Method::Syn),
-            checks_max: 64,
-            socket,
-            ..CheckSettings::default()
-        };
-        let checks = match Checks::open(&settings) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                report_skip(test, &error.to_string());
-                return None;
-            }
-            other => other.unwrap(),
-        };
-        assert_eq!(checks.method(), Method::Syn);
-        let follower = checks.follower();
-        if let Some(to) = to {
-            let Some(follower) = &follower else {
-                let gap = checks.capabilities.iter().find(|found| found.name == "ebpf_syn_timer");
-                report_skip(test, &gap.unwrap().reason);
-                return None;
-            };
-            follower.follow(to).unwrap();
+fn each_method_tells_open_from_refused(site: &Site) {
+    let listener = Listener::start(site, 128);
+    let (_held, closed) = servers::refusing_address(&site.responder_place(), site.responder_ip());
+    for method in ["syn", "quickack", "dial"] {
+        let open = listener.address;
+        let words = format!("open={open} closed={closed} --count=20 --interval=20ms");
+        let checks = check(site, method, &words);
+        assert_eq!(checks.len(), 40);
+        for check in checks {
+            assert_eq!(check.method, method);
+            let expected = if check.target == "open" { "open" } else { "refused" };
+            assert_eq!(check.outcome, expected, "{check:?}");
+            assert_eq!(check.completed, method == "dial" && expected == "open", "{check:?}");
+            assert_eq!(check.syn_retransmits, 0, "{check:?}");
+            assert!(check.rtt_ns.is_some_and(|rtt_ns| rtt_ns > 0), "{check:?}");
+            assert!(check.rtt_ns <= Some(check.elapsed_ns + 1_000), "{check:?}");
+            let to = if check.target == "open" { open } else { closed };
+            assert_eq!((check.ip, check.port), (Some(to.ip()), Some(to.port())));
         }
-        let backend = match io {
-            Io::Uring => IoChoice::Uring,
-            Io::Poll => IoChoice::Poll,
-        };
-        let options = IoOptions { backend, ..IoOptions::default() };
-        let (mut io, _) = rttscope::sys::Io::open(&options).unwrap();
-        io.enable_checks(checks).unwrap();
-        Some(Self { io, answers: Vec::new() })
-    }
-
-    fn check(&mut self, flow: u32, to: SocketAddr) {
-        self.io.check(FlowId(flow), to, Ending::Reset);
-    }
-
-    /// Runs until so many answers are there, or the time is up.
-    fn run(&mut self, answers: usize, patience: Duration) {
-        let deadline = clock::mono().after(patience);
-        while self.answers.len() < answers && clock::mono() < deadline {
-            self.io.wait(Some(deadline)).unwrap();
-            self.take();
+        let accepted = listener.accepted();
+        if method == "dial" {
+            assert_eq!(accepted, 20, "a dial is a connection");
+        } else {
+            assert_eq!(accepted, 0, "{method}: the server saw a connection");
         }
     }
+}
 
-    fn take(&mut self) {
-        while let Some(completion) = self.io.next_completion() {
-            match completion.event {
-                IoEvent::Answered(answer) => self.answers.push((completion.flow, answer)),
-                other => panic!("not an answer: {other:?}"),
-            }
+fn the_books_of_checks_balance_at_every_scrape(site: &Site) {
+    let listener = Listener::start(site, 128);
+    let full = FullQueue::start(site);
+    for method in HALF_OPEN {
+        let words = format!(
+            "open={} full={} --check --method={method} --interval=5ms --timeout=100ms",
+            listener.address, full.address
+        );
+        let probe = site.probe(&words);
+        let mut last = 0;
+        for _ in 0..10 {
+            let exposition = probe.scrape_until("more checks", |exposition| {
+                exposition.count("tcp_check_sent_total", &[]) > last + 20
+            });
+            last = exposition.count("tcp_check_sent_total", &[]);
+            balances(&exposition, &["open", "full"]);
+        }
+        let exposition = probe.scrape();
+        let open = exposition.count("tcp_check_total", &[("outcome", "open")]);
+        let timeouts = exposition.count("tcp_check_total", &[("outcome", "timeout")]);
+        assert!(open > 50 && timeouts > 20, "{exposition}");
+        assert_eq!(exposition.count("tcp_check_up", &[("target", "open")]), 1);
+        assert_eq!(exposition.count("tcp_check_up", &[("target", "full")]), 0);
+        let loss = exposition.one("tcp_check_loss_percent", &[("target", "full")]);
+        assert_eq!(loss.to_bits(), 100.0_f64.to_bits());
+        let rtts = exposition.count("tcp_check_rtt_seconds_count", &[("target", "open")]);
+        assert!(rtts > 50, "{exposition}");
+        assert!(!exposition.has("tcp_check_rtt_seconds_count", &[("target", "full")]));
+    }
+    assert_eq!(listener.accepted(), 0);
+}
+
+/// `sent` is the sum of all outcomes and of what is in flight.
+fn balances(exposition: &Exposition, targets: &[&str]) {
+    for target in targets {
+        let labels = [("target", *target)];
+        let sent = exposition.count("tcp_check_sent_total", &labels);
+        let ended = exposition.count("tcp_check_total", &labels);
+        let in_flight = exposition.count("tcp_check_in_flight", &labels);
+        assert_eq!(sent, ended + in_flight, "{target}\n{exposition}");
+    }
+}
+
+/// A SYN is dropped where the accept queue is full; the one sent a second later finds room.
+fn a_syn_that_was_dropped_once_is_no_slow_answer(site: &Site) {
+    for method in HALF_OPEN {
+        let mut full = FullQueue::start(site);
+        let words =
+            format!("{} --check --method={method} --count=1 --timeout=5s --json", full.address);
+        let mut probe = site.probe(&words);
+        probe.wait_for_stderr("checking");
+        thread::sleep(Duration::from_millis(500));
+        full.drain();
+        let ending = probe.wait();
+        assert_eq!(ending.code, Some(0), "{method}: {:?}", ending.stderr);
+        let [check] = check_lines::parse(&ending.stdout).try_into().expect("one check");
+        assert_eq!((check.outcome.as_str(), check.syn_retransmits), ("open", 1), "{check:?}");
+        assert!(check.elapsed_ns > 900_000_000, "the wait is told apart: {check:?}");
+        // Only clocks that know which SYN was answered have a round trip here.
+        if let Some(rtt_ns) = check.rtt_ns {
+            assert!(rtt_ns < 500_000_000, "{check:?}");
+        }
+        assert!(check.rtt_ns.is_some() || check.clock.is_none(), "{check:?}");
+        if has_ebpf(&ending.stderr) {
+            assert_eq!(check.clock.as_deref(), Some("ebpf"), "{check:?}");
         }
     }
-
-    /// What came of one check.
-    fn ask(&mut self, to: SocketAddr) -> Answer {
-        self.answers.clear();
-        self.check(7, to);
-        self.run(1, FOR_EVER);
-        assert_eq!(self.answers.len(), 1, "{to}");
-        assert_eq!(self.answers[0].0, FlowId(7));
-        self.answers[0].1
-    }
 }
 
-/// A listener with room for one connection that nobody has accepted.
-struct Narrow {
-    socket: Socket,
-    address: SocketAddr,
-    /// Fills that room.
-    _waiting: TcpStream,
-}
-
-impl Narrow {
-    fn new(site: &Site) -> Self {
-        let at = SocketAddr::new(site.responder_ip(), 0);
-        site.responder_place().run(|| {
-            let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
-            socket.bind(&at.into()).unwrap();
-            socket.listen(0).unwrap();
-            let address = socket.local_addr().unwrap().as_socket().unwrap();
-            let waiting = TcpStream::connect(address).unwrap();
-            Self { socket, address, _waiting: waiting }
-        })
-    }
-}
-
-fn listen(site: &Site) -> TcpListener {
-    let at = SocketAddr::new(site.responder_ip(), 0);
-    site.responder_place().run(|| TcpListener::bind(at).unwrap())
-}
-
-/// A port at which nobody listens.
-fn closed_port(site: &Site) -> SocketAddr {
-    let listener = listen(site);
-    listener.local_addr().unwrap()
-}
-
-fn nobody_was_accepted(listener: &TcpListener) {
-    listener.set_nonblocking(true).unwrap();
-    let error = listener.accept().unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-}
-
-/// Does `work` there on a thread without these capabilities.
-fn run_without<T: Send>(place: &Place, lost: CapabilitySet, work: impl FnOnce() -> T + Send) -> T {
-    let on_thread = || {
-        let held = capabilities(None).unwrap();
-        let fewer = CapabilitySets {
-            effective: held.effective & !lost,
-            permitted: held.permitted & !lost,
-            inheritable: held.inheritable & !lost,
-        };
-        set_capabilities(None, fewer).unwrap();
-        work()
-    };
-    let done = place.run(|| thread::scope(|scope| scope.spawn(on_thread).join()));
-    done.unwrap_or_else(|panic| resume_unwind(panic))
-}
-
-/// Runs a script by either clock: with a checker that the eBPF programs time, or without them.
-fn by_each_clock(
-    site: &Site,
-    test: &str,
-    to: SocketAddr,
-    script: impl Fn(&mut Checker, CheckClock) + Sync,
-) {
-    site.prober_place().run(|| {
-        if let Some(mut checker) =
-            Checker::open_towards(site.io, test, Some(to), SocketOptions::default())
-        {
-            script(&mut checker, CheckClock::Ebpf);
+fn a_full_accept_queue_is_a_timeout(site: &Site) {
+    let full = FullQueue::start(site);
+    for method in HALF_OPEN {
+        let words = format!("{} --count=5 --interval=20ms --timeout=300ms", full.address);
+        for check in check(site, method, &words) {
+            assert_eq!(check.outcome, "timeout", "{check:?}");
+            assert_eq!((check.rtt_ns, check.clock), (None, None));
         }
+    }
+}
+
+/// The kernel acknowledges a SYN-ACK after 200 ms, if the socket is still open then: a prober that
+/// was held up for so long has completed the handshake, and says so.
+fn a_stalled_prober_counts_the_handshake_that_it_completed(site: &Site) {
+    let mut full = FullQueue::start(site);
+    let words = format!("{} --check --method=quickack --interval=1h --timeout=20s", full.address);
+    let probe = site.probe(&words);
+    probe.scrape_until("the first SYN", |exposition| {
+        exposition.count("tcp_check_in_flight", &[]) == 1
     });
-    let no_ebpf = CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
-    run_without(&site.prober_place(), no_ebpf, || {
-        if let Some(mut checker) = Checker::open(site.io, test) {
-            // Stamping begins some time after the first socket asks for it.
-            let begun = Instant::now();
-            while checker.ask(to).rtt.is_none() {
-                assert!(begun.elapsed() < FOR_EVER, "the kernel never stamps");
-            }
-            script(&mut checker, CheckClock::Kernel);
-        }
+    probe.signal(Signal::STOP);
+    full.drain();
+    // The second SYN leaves a second after the first, the acknowledgement 200 ms after its answer.
+    let completed = full.wait_for_a_connection();
+    probe.signal(Signal::CONT);
+    assert!(completed, "the server saw no connection");
+    let exposition = probe.scrape_until("the check's end", |exposition| {
+        exposition.count("tcp_check_total", &[("outcome", "open")]) == 1
     });
+    assert_eq!(exposition.count("tcp_check_completed_handshakes_total", &[]), 1, "{exposition}");
+    assert_eq!(exposition.count("tcp_check_syn_retransmits_total", &[]), 1, "{exposition}");
 }
 
-fn rtt(answer: &Answer, clock: CheckClock) -> Duration {
-    let (by, ns) = answer.rtt.expect("the kernel times it");
-    assert_eq!(by, clock);
-    Duration::from_nanos(ns)
-}
-
-fn open_and_closed_ports_are_told_apart_and_timed_by_the_kernel(site: &Site) {
-    let listener = listen(site);
-    let (open, closed) = (listener.local_addr().unwrap(), closed_port(site));
-    by_each_clock(site, "half_open::open", open, |checker, clock| {
-        for (to, result) in [(open, Ok(())), (closed, Err(Failure::Refused))] {
-            for _ in 0..20 {
-                let started = Instant::now();
-                let answer = checker.ask(to);
-                let elapsed = started.elapsed();
-                let expected = Answer { result, rtt: answer.rtt, ..PLAIN };
-                assert_eq!(answer, expected, "{to}");
-                let rtt = rtt(&answer, clock);
-                assert!(!rtt.is_zero() && rtt < elapsed, "{rtt:?} of {elapsed:?}");
+fn the_wire_sees_syn_synack_rst_and_nothing_else(site: &Site) {
+    let listener = Listener::start(site, 1_024);
+    for method in HALF_OPEN {
+        let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
+        let words = format!("{} --count=300 --interval=2ms", listener.address);
+        let checks = check(site, method, &words);
+        let segments = capture.stop();
+        let open = checks.iter().filter(|check| check.outcome == "open").count();
+        assert_eq!(open, 300 - skipped(&checks), "{method}");
+        let seen: Vec<&Segment> = segments
+            .iter()
+            .filter(|it| it.source == listener.address || it.destination == listener.address)
+            .collect();
+        assert_eq!(seen.len(), 3 * open, "{method}: {:?}", flags(&seen));
+        let mut ports: Vec<u16> = seen.iter().map(|segment| local(segment).port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        for port in ports {
+            let of_port: Vec<&Segment> =
+                seen.iter().copied().filter(|segment| local(segment).port() == port).collect();
+            for handshake in of_port.chunks(3) {
+                let kinds: Vec<u8> = handshake.iter().map(|it| it.flags & 0x17).collect();
+                // RST with or without ACK: a socket that is reset acknowledges, none does not.
+                assert_eq!(kinds[..2], [0x02, 0x12], "{method}: {:?}", flags(handshake));
+                assert!(matches!(kinds[2], 0x04 | 0x14), "{method}: {:?}", flags(handshake));
             }
         }
-    });
-    nobody_was_accepted(&listener);
+        assert_eq!(listener.accepted(), 0, "{method}: the server saw a connection");
+    }
 }
 
-fn a_silent_target_is_given_up_and_its_flow_used_again_at_once(site: &Site) {
-    let listener = listen(site);
-    let open = listener.local_addr().unwrap();
-    let narrow = Narrow::new(site);
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::silent") else { return };
-        for round in 0..50 {
-            checker.answers.clear();
-            checker.check(3, narrow.address);
-            if round % 2 == 0 {
-                // Half of them before, half after the SYN has left.
-                checker.io.submit().unwrap();
-                checker.run(1, Duration::from_millis(2));
-            }
-            assert_eq!(checker.answers, []);
-            checker.io.close(FlowId(3));
-            checker.check(3, open);
-            checker.run(1, FOR_EVER);
-            checker.run(2, Duration::from_millis(1));
-            let [(FlowId(3), answer)] = checker.answers[..] else {
-                panic!("{:?}", checker.answers);
-            };
-            assert_eq!((answer.result, answer.syn_retransmits), (Ok(()), 0));
+fn ebpf_time_is_the_wires_time(site: &Site) {
+    let listener = Listener::start(site, 1_024);
+    for method in HALF_OPEN {
+        let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
+        let words = format!(
+            "{} --check --method={method} --count=200 --interval=5ms --json",
+            listener.address
+        );
+        let ending = site.probe(&words).wait();
+        let segments = capture.stop();
+        if !has_ebpf(&ending.stderr) {
+            return report_skip("half_open::ebpf", "no eBPF timer here");
         }
-    });
-    nobody_was_accepted(&listener);
+        let checks = check_lines::parse(&ending.stdout);
+        let mut errors: Vec<u64> = Vec::new();
+        let mut wire = round_trips(&segments, listener.address).into_iter();
+        // Checks are 5 ms apart and each is over before the next: they stand in one order.
+        for check in checks.iter().filter(|check| check.outcome == "open") {
+            let wire_ns = wire.next().expect("a round trip on the wire");
+            if check.clock.as_deref() == Some("ebpf") {
+                errors.push(check.rtt_ns.unwrap().abs_diff(wire_ns));
+            }
+        }
+        assert!(errors.len() >= 150, "{method}: {} of 200 by eBPF", errors.len());
+        let error_ns = quantile(&mut errors, 50);
+        assert!(error_ns <= 5_000, "{method}: the median differs by {error_ns} ns");
+    }
 }
 
-fn a_syn_dropped_once_is_sent_again_and_the_second_is_timed(site: &Site) {
-    let narrows = [Narrow::new(site), Narrow::new(site)];
-    let closed = closed_port(site);
-    by_each_clock(site, "half_open::dropped", closed, |checker, clock| {
-        checker.answers.clear();
-        let narrow = &narrows[usize::from(clock == CheckClock::Ebpf)];
+fn cpu_hogs_do_not_reach_the_ebpf_time(site: &Site) {
+    let listener = Listener::start(site, 1_024);
+    let words = format!("{} --count=400 --interval=5ms --timeout=2s", listener.address);
+    let mut seen = Vec::new();
+    for _ in 0..HOG_RUNS {
+        let idle = check(site, "syn", &words);
+        let hogs = match Hogs::start(2, -10) {
+            Ok(hogs) => hogs,
+            Err(error) => return report_skip("half_open::hogs", &format!("no nice -10: {error}")),
+        };
+        let busy = check(site, "syn", &words);
+        drop(hogs);
+        assert!(busy.iter().all(|check| check.outcome == "open"));
+        let [idle_ebpf, busy_ebpf] = [&idle, &busy].map(|checks| {
+            let mut times: Vec<u64> = checks
+                .iter()
+                .filter(|check| check.clock.as_deref() == Some("ebpf"))
+                .filter_map(|check| check.rtt_ns)
+                .collect();
+            if times.is_empty() { None } else { Some(quantile(&mut times, 99)) }
+        });
+        let (Some(idle_ebpf), Some(busy_ebpf)) = (idle_ebpf, busy_ebpf) else {
+            return report_skip("half_open::hogs", "no eBPF timer here");
+        };
+        let [idle_app, busy_app] = [&idle, &busy].map(|checks| {
+            quantile(&mut checks.iter().map(|check| check.elapsed_ns).collect::<Vec<_>>(), 99)
+        });
+        if busy_ebpf <= 2 * idle_ebpf && busy_app > 2 * idle_app {
+            return;
+        }
+        seen.push((idle_ebpf, busy_ebpf, idle_app, busy_app));
+    }
+    panic!("p99 by eBPF idle and busy, elapsed idle and busy: {seen:?}");
+}
+
+/// Checks by `--json` with these further words; the summary is checked, too.
+fn check(site: &Site, method: &str, words: &str) -> Vec<CheckLine> {
+    let ending = site.probe(&format!("{words} --check --method={method} --json")).wait();
+    assert!(matches!(ending.code, Some(0 | 1)), "{method}: {:?}", ending.stderr);
+    check_lines::parse(&ending.stdout)
+}
+
+/// Whether the prober timed its checks by eBPF.
+fn has_ebpf(stderr: &[String]) -> bool {
+    !stderr.iter().any(|line| line.contains("ebpf_syn_timer"))
+}
+
+/// Slots that passed without a check on a busy machine.
+fn skipped(checks: &[CheckLine]) -> usize {
+    300 - checks.len()
+}
+
+/// From each SYN to its SYN-ACK, in the order of the SYNs.
+fn round_trips(segments: &[Segment], server: SocketAddr) -> Vec<u64> {
+    let mut trips = Vec::new();
+    for (at, syn) in segments.iter().enumerate() {
+        if syn.destination != server || syn.flags & 0x17 != 0x02 {
+            continue;
+        }
+        let answer = segments[at..].iter().find(|segment| {
+            segment.source == server
+                && segment.destination == syn.source
+                && segment.flags & 0x17 == 0x12
+        });
+        trips.extend(answer.map(|answer| answer.at_ns - syn.at_ns));
+    }
+    trips
+}
+
+/// The prober's end.
+fn local(segment: &Segment) -> SocketAddr {
+    if segment.outgoing { segment.source } else { segment.destination }
+}
+
+fn flags(segments: &[&Segment]) -> Vec<(u16, u8)> {
+    segments.iter().map(|segment| (local(segment).port(), segment.flags)).collect()
+}
+
+fn quantile(values: &mut [u64], percent: usize) -> u64 {
+    values.sort_unstable();
+    values[(values.len() * percent).div_ceil(100).clamp(1, values.len()) - 1]
+}
+
+/// A socket that listens, and counts what it could accept.
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Listener {
+    pub(crate) fn start(site: &Site, backlog: i32) -> Self {
+        let listener = listen(&site.responder_place(), site, backlog);
+        listener.set_nonblocking(true).unwrap();
+        Self { address: listener.local_addr().unwrap(), listener }
+    }
+
+    /// Connections since the last call. A reset one stays in the queue and is counted, too.
+    pub(crate) fn accepted(&self) -> usize {
+        std::iter::from_fn(|| self.listener.accept().ok()).count()
+    }
+}
+
+/// A server that has stopped accepting: its queue is full, and it drops SYNs.
+pub(crate) struct FullQueue {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+    place: Place,
+    clients: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    pub(crate) fn start(site: &Site) -> Self {
+        let place = site.responder_place();
+        let listener = listen(&place, site, 0);
+        let address = listener.local_addr().unwrap();
+        let mut full = Self { address, listener, place, clients: Vec::new() };
+        full.fill();
+        full
+    }
+
+    /// Connects until nothing is answered any more.
+    fn fill(&mut self) {
+        for _ in 0..10 {
+            let connect = || TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
+            match self.place.run(connect) {
+                Ok(client) => self.clients.push(client),
+                Err(_) => return,
+            }
+        }
+        panic!("an accept queue of length 0 takes ten connections");
+    }
+
+    /// Accepts everything that waits.
+    fn drain(&mut self) {
+        self.listener.set_nonblocking(true).unwrap();
+        while self.listener.accept().is_ok() {}
+        self.clients.clear();
+    }
+
+    /// Waits for the next connection; false if none comes.
+    fn wait_for_a_connection(&self) -> bool {
         let started = Instant::now();
-        checker.check(1, narrow.address);
-        checker.run(1, Duration::from_millis(300));
-        assert_eq!(checker.answers, [], "the first SYN is dropped");
-        narrow.socket.accept().unwrap();
-        checker.run(1, FOR_EVER);
-        let elapsed = started.elapsed();
-        let [(FlowId(1), answer)] = checker.answers[..] else { panic!() };
-        assert_eq!((answer.result, answer.syn_retransmits), (Ok(()), 1));
-        assert!(elapsed >= Duration::from_secs(1));
-        assert!(rtt(&answer, clock) < Duration::from_millis(500), "{answer:?}");
-    });
-}
-
-fn thousands_of_mixed_checks_have_no_wrong_answer(site: &Site) {
-    let listener = listen(site);
-    let narrow = Narrow::new(site);
-    let targets = [listener.local_addr().unwrap(), closed_port(site), narrow.address];
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::mixed") else { return };
-        let mut asked = [0_usize; CONCURRENCY];
-        let (mut begun, mut answered) = (0, [0_usize; 3]);
-        let mut begin = |checker: &mut Checker, flow: usize, asked: &mut [usize]| {
-            // As many silent ones at once as the listener has half-open places for, and more.
-            asked[flow] = begun % 3;
-            begun += 1;
-            checker.check(u32::try_from(flow).unwrap(), targets[asked[flow]]);
-        };
-        for flow in 0..CONCURRENCY {
-            begin(&mut checker, flow, &mut asked);
-        }
-        while answered.iter().sum::<usize>() < CHECKS {
-            checker.run(1, Duration::from_millis(5));
-            for (flow, answer) in std::mem::take(&mut checker.answers) {
-                let target = asked[flow.index()];
-                let expected = [Ok(()), Err(Failure::Refused)].get(target).copied();
-                assert_eq!(Some(answer.result), expected, "target {target}: {answer:?}");
-                answered[target] += 1;
-                begin(&mut checker, flow.index(), &mut asked);
+        while started.elapsed() < crate::run::PATIENCE {
+            if self.listener.accept().is_ok() {
+                return true;
             }
-            // The silent ones are given up, and their flows used for others.
-            for flow in 0..CONCURRENCY {
-                if asked[flow] == 2 {
-                    checker.io.close(FlowId(u32::try_from(flow).unwrap()));
-                    begin(&mut checker, flow, &mut asked);
-                }
-            }
+            thread::sleep(Duration::from_millis(5));
         }
-        assert!(answered[0] > 0 && answered[1] > 0 && answered[2] == 0, "{answered:?}");
-    });
-    nobody_was_accepted(&listener);
-}
-
-fn errors_on_the_way_are_told(site: &Site) {
-    let lab = site.lab();
-    lab.responder.set_sysctl("net/ipv4/ip_forward", "1").unwrap();
-    lab.responder.set_sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
-    // Else a second error would be kept back for a second.
-    lab.responder.set_sysctl("net/ipv4/icmp_ratelimit", "0").unwrap();
-    lab.responder.set_sysctl("net/ipv6/icmp/ratelimit", "0").unwrap();
-    for (prefix, via) in [("10.98.0.0/24", RESPONDER_IPS[0]), ("fd98::/64", RESPONDER_IPS[1])] {
-        lab.prober.ip(&format!("route add {prefix} via {via}")).unwrap();
-    }
-    for (kind, prefixes) in [
-        ("unreachable", ["10.98.0.0/28", "fd98::0/124"]),
-        ("prohibit", ["10.98.0.16/28", "fd98::10/124"]),
-        ("blackhole", ["10.98.0.32/28", "fd98::20/124"]),
-    ] {
-        for prefix in prefixes {
-            lab.responder.ip(&format!("route add {kind} {prefix}")).unwrap();
-        }
-    }
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::errors") else { return };
-        let unreachable = Answer { result: Err(Failure::Unreachable), ..PLAIN };
-        for to in ["10.98.0.1:80", "[fd98::1]:80", "10.98.0.17:80", "[fd98::11]:80", "192.0.2.1:80"]
-        {
-            // Twice: an error of before must not be another's.
-            for _ in 0..2 {
-                assert_eq!(checker.ask(to.parse().unwrap()), unreachable, "{to}");
-            }
-        }
-        for to in ["10.98.0.33:80", "[fd98::21]:80"] {
-            checker.answers.clear();
-            checker.check(7, to.parse().unwrap());
-            checker.run(1, Duration::from_millis(200));
-            assert_eq!(checker.answers, [], "{to}");
-            checker.io.close(FlowId(7));
-        }
-    });
-}
-
-fn link_local_targets_are_asked_in_their_zone(site: &Site) {
-    let at: SocketAddr = "[::]:0".parse().unwrap();
-    let listener = site.responder_place().run(|| TcpListener::bind(at).unwrap());
-    let port = listener.local_addr().unwrap().port();
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::link_local") else { return };
-        let zone = crate::lab::interface_index(PROBER_INTERFACE).unwrap();
-        let ip = RESPONDER_IPS[2].parse().unwrap();
-        let to = std::net::SocketAddrV6::new(ip, port, 0, zone);
-        assert_eq!(checker.ask(to.into()).result, Ok(()));
-        // IPv4 in IPv6's clothes is IPv4.
-        let mapped = format!("[::ffff:{}]:{port}", RESPONDER_IPS[0]);
-        assert_eq!(checker.ask(mapped.parse().unwrap()).result, Ok(()));
-    });
-    nobody_was_accepted(&listener);
-}
-
-fn the_wire_shows_syn_syn_ack_and_reset_and_nothing_is_accepted(site: &Site) {
-    let listener = listen(site);
-    let to = listener.local_addr().unwrap();
-    let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
-    let checked = site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::wire") else { return 0 };
-        for flow in 0..200 {
-            checker.check(flow, to);
-        }
-        checker.run(200, FOR_EVER);
-        assert!(checker.answers.iter().all(|(_, answer)| answer.result == Ok(())));
-        checker.answers.len()
-    });
-    nobody_was_accepted(&listener);
-    let segments = capture.stop();
-    let seen: Vec<_> = segments
-        .iter()
-        .filter(|segment| segment.source == to || segment.destination == to)
-        .collect();
-    for [syn, answer, reset] in by_connection(&seen, to, checked) {
-        assert_eq!((syn.flags, syn.outgoing), (SYN, true));
-        assert_eq!((answer.flags, answer.outgoing), (SYN | 0x10, false));
-        assert_eq!((reset.flags, reset.outgoing), (0x04, true));
-        assert_eq!(reset.number, syn.number.wrapping_add(1));
-        assert!(syn.payload.is_empty() && syn.source.ip() == site.prober_ip());
+        false
     }
 }
 
-fn options_shape_the_packets(site: &Site) {
-    let listener = listen(site);
-    let to = listener.local_addr().unwrap();
-    let ipv6 = to.is_ipv6();
-    let second = if ipv6 { "fd87::9" } else { "10.87.0.9" };
-    let (length, more) = if ipv6 { ("/64", " nodad") } else { ("/24", "") };
-    site.lab()
-        .prober
-        .ip(&format!("address add {second}{length} dev {PROBER_INTERFACE}{more}"))
-        .unwrap();
-    let options = SocketOptions {
-        source: Some(second.parse().unwrap()),
-        interface: Some(PROBER_INTERFACE.to_owned()),
-        dscp: Some(46),
-        ttl: Some(7),
-    };
-    let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
-    let asked = site.prober_place().run(|| {
-        let checker = Checker::open_towards(site.io, "half_open::options", None, options);
-        let Some(mut checker) = checker else { return false };
-        assert_eq!(checker.ask(to).result, Ok(()));
-        // From there nothing leads to the other family.
-        let other = if ipv6 { "10.87.0.2:80" } else { "[fd87::2]:80" };
-        let answer = checker.ask(other.parse().unwrap());
-        assert!(matches!(answer.result, Err(Failure::Other(_) | Failure::Local(_))), "{answer:?}");
-        true
-    });
-    let segments = capture.stop();
-    let syn = segments.iter().find(|segment| segment.outgoing && segment.flags == SYN);
-    let seen = syn.map(|syn| (syn.source.ip(), syn.traffic_class, syn.hops));
-    assert_eq!(seen, asked.then(|| (second.parse().unwrap(), 46 << 2, 7)));
-    nobody_was_accepted(&listener);
+fn listen(place: &Place, site: &Site, backlog: i32) -> TcpListener {
+    place.run(|| {
+        let address = SocketAddr::new(site.responder_ip(), 0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(backlog).unwrap();
+        socket.into()
+    })
 }
 
-fn more_checks_than_ports_ask_one_target_at_once(site: &Site) {
-    let narrow = Narrow::new(site);
-    site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::ports") else { return };
-        for flow in 0..200 {
-            checker.check(flow, narrow.address);
-        }
-        checker.run(200, Duration::from_millis(50));
-        // The block has 128 ports. The others are told at once, and nobody hears of another's.
-        let local = Err(Failure::Local(libc::EADDRNOTAVAIL));
-        let mut refused: Vec<u32> = checker.answers.iter().map(|(flow, _)| flow.0).collect();
-        refused.sort_unstable();
-        assert_eq!(refused, (128..200).collect::<Vec<_>>());
-        assert!(checker.answers.iter().all(|(_, answer)| answer.result == local));
-    });
-}
-
-/// The segments of each connection, which are three. Ports are used again, but not at once.
-fn by_connection<'a>(
-    segments: &[&'a crate::capture::Segment],
-    to: SocketAddr,
-    connections: usize,
-) -> Vec<[&'a crate::capture::Segment; 3]> {
-    assert_eq!(segments.len(), 3 * connections);
-    let mut by_port: BTreeMap<u16, Vec<_>> = BTreeMap::new();
-    for segment in segments {
-        let ours = if segment.source == to { segment.destination } else { segment.source };
-        by_port.entry(ours.port()).or_default().push(*segment);
-    }
-    let triples = by_port.values().flat_map(|segments| segments.chunks(3));
-    triples.map(|triple| triple.try_into().unwrap()).collect()
-}
-
-/// The neighbour is not there yet: the kernel keeps the SYNs, and they all leave when it is.
-fn a_late_answer_reaches_nobody(site: &Site) {
-    let ipv6 = site.responder_ip().is_ipv6();
-    let late = if ipv6 { "fd87::3" } else { "10.87.0.3" };
-    let at: SocketAddr = if ipv6 { "[::]:0" } else { "0.0.0.0:0" }.parse().unwrap();
-    let listener = site.responder_place().run(|| TcpListener::bind(at).unwrap());
-    let to = SocketAddr::new(late.parse().unwrap(), listener.local_addr().unwrap().port());
-    let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
-    let checked = site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::late") else { return false };
-        for _ in 0..3 {
-            checker.check(5, to);
-            checker.run(1, Duration::from_millis(20));
-            checker.io.close(FlowId(5));
-        }
-        checker.check(5, to);
-        checker.run(1, Duration::from_millis(20));
-        assert_eq!(checker.answers, []);
-        let (length, more) = if ipv6 { (64, " nodad") } else { (24, "") };
-        site.lab()
-            .responder
-            .ip(&format!("address add {late}/{length} dev responder0{more}"))
-            .unwrap();
-        checker.run(1, FOR_EVER);
-        // What else could come is given time to.
-        checker.run(2, Duration::from_millis(200));
-        let [(FlowId(5), answer)] = checker.answers[..] else { panic!("{:?}", checker.answers) };
-        assert_eq!(answer.result, Ok(()));
-        true
-    });
-    let answers = capture.stop().into_iter().filter(|segment| segment.source == to).count();
-    assert!(!checked || answers >= 4, "{answers} late answers");
-    nobody_was_accepted(&listener);
-}
-
-#[test]
-fn without_the_capability_the_remedy_is_told() {
-    let _turn = turn::wait_for(Turn::Shared);
-    run_without(&Place::Here, CapabilitySet::NET_RAW, || {
-        let settings = CheckSettings {
-            method: MethodChoice::Only(Method::Syn),
-            clock: ClockChoice::Auto,
-            checks_max: 1,
-            ..CheckSettings::default()
-        };
-        let error = Checks::open(&settings).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        assert!(error.to_string().contains("setcap cap_net_raw+ep"), "{error}");
-    });
-}
-
-/// An answer of which only the result and the time differ.
-const PLAIN: Answer = Answer { result: Ok(()), rtt: None, syn_retransmits: 0, completed: false };
-const CONCURRENCY: usize = 60;
-const CHECKS: usize = 6_000;
-const FOR_EVER: Duration = Duration::from_secs(60);
+/// The scheduler's moods are not ours: the ratio must hold in one of these runs.
+const HOG_RUNS: usize = 3;

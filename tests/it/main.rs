@@ -27,6 +27,8 @@ mod http;
 mod exposition;
 /// `probe --json` lines into values.
 mod lines;
+/// `probe --check --json` lines into values.
+mod check_lines;
 /// Probe frames of every wire version in a stream of bytes.
 mod frames;
 /// TCP segments as bytes of IPv4 packets.
@@ -56,6 +58,10 @@ mod verbatim;
 mod probing;
 /// The defects of the replaced system, each by its number.
 mod defects;
+/// Half-open checks: the wire, the server and the prober tell one story.
+mod half_open;
+/// `rttscope check`: many addresses, once or often, and what is said of them.
+mod check;
 /// Targets that are not there, go away or come back.
 mod outages;
 /// The responder under pressure.
@@ -68,8 +74,8 @@ mod naming;
 mod bad_use;
 /// SIGINT and SIGTERM.
 mod shutdown;
-/// Half-open checks by SYNs of our own.
-mod half_open;
+/// Half-open checks by SYNs of our own, through the library's I/O.
+mod raw_syn;
 /// Who may do what.
 mod privileges;
 /// SYNs timed in the kernel, on real interfaces.

@@ -19,6 +19,7 @@ pub(crate) struct NameServer {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    silent: AtomicBool,
     questions: AtomicUsize,
     /// `None` answers that there is no such name.
     address: Mutex<Option<Ipv4Addr>>,
@@ -48,6 +49,11 @@ impl NameServer {
     /// From now on the name has this address, or none.
     pub(crate) fn set(&self, address: Option<Ipv4Addr>) {
         *self.shared.address.lock().unwrap() = address;
+    }
+
+    /// From now on nothing is answered.
+    pub(crate) fn fall_silent(&self) {
+        self.shared.silent.store(true, Ordering::Release);
     }
 
     /// How many questions it was asked.
@@ -87,6 +93,9 @@ fn answer_until_stopped(socket: &UdpSocket, shared: &Shared) {
     while !shared.stop.load(Ordering::Acquire) {
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
         shared.questions.fetch_add(1, Ordering::AcqRel);
+        if shared.silent.load(Ordering::Acquire) {
+            continue;
+        }
         let address = *shared.address.lock().unwrap();
         if let Some(answer) = answer(&buffer[..length], address) {
             socket.send_to(&answer, client).unwrap();

@@ -17,7 +17,7 @@ use crate::time::{NS_PER_SECOND, Phc, Wall};
 
 /// Room for the control messages of one receive: `SCM_TIMESTAMPING` (64 bytes) and
 /// `IP(V6)_RECVERR` with an offender address (at most 64), with slack.
-pub const CONTROL_BYTES: usize = 256;
+pub const CONTROL_BYTES: usize = 160;
 
 /// Everything that one control buffer said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,31 @@ pub fn precise_sleep() {
     }
 }
 
+/// Asks for the calling thread to run soon after it wakes up: with a time slice of 0.1 ms instead
+/// of the usual 3 ms (sched_setattr(2); Linux 6.12, earlier ones ignore it). It gets no larger
+/// share of a CPU, but its turns come earlier for being short, also while a thread with a longer
+/// slice is running (`Documentation/scheduler/sched-eevdf.rst`). Needs no privilege.
+///
+/// # Errors
+/// Those of sched_setattr(2), and `EINVAL` for a real-time thread, which needs none of this.
+pub fn wake_promptly() -> io::Result<()> {
+    let size = u32::try_from(size_of::<libc::sched_attr>()).expect("48 bytes");
+    // SAFETY: sched_attr is plain data for which zero is valid.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread; the kernel writes at most `size` bytes, which are ours.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if i32::try_from(attributes.sched_policy) != Ok(libc::SCHED_OTHER) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    attributes.sched_runtime = SLICE_NS;
+    // SAFETY: 0 is the calling thread; the kernel only reads the structure, whose size is in it.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Pins the calling thread to one CPU.
 ///
 /// # Errors
@@ -66,4 +91,25 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
         inheritable: held.inheritable & kept,
     };
     Ok(set_capabilities(None, fewer)?)
+}
+
+/// The shortest slice that the kernel grants (kernel/sched/syscalls.c, `__setparam_fair`).
+const SLICE_NS: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use super::*;
+
+    #[test]
+    fn a_short_slice_keeps_the_nice_value() {
+        // In a thread of its own: it may lower its priority, but not raise it again.
+        let thread = std::thread::spawn(|| {
+            set_nice(7).unwrap();
+            wake_promptly().unwrap();
+            rustix::process::getpriority_process(None).unwrap()
+        });
+        assert_eq!(thread.join().unwrap(), 7);
+    }
 }

@@ -6,33 +6,41 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 18] = [
+const ARROWS: [(&str, Names); 20] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
-    ("cli", Names::Only(&["config", "log", "sys", "time"])),
+    (
+        "checker",
+        Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
+    ),
+    ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
-    ("report", Names::Only(&["event", "sample", "stats", "time"])),
+    ("report", Names::Only(&["event", "histogram", "sample", "stats", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
     (
         "worker",
-        Names::Only(&["echo", "event", "probe", "sample", "schedule", "stats", "sys", "time"]),
+        Names::Only(&[
+            "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "time",
+            "timers",
+        ]),
     ),
     ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
+    ("check", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("dial schedule wire loss histogram host tcp_info", Names::Only(&["time"])),
+    ("dial schedule timers wire loss histogram host tcp_info", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.
-const PURE: [&str; 7] = ["dial", "event", "loss", "sample", "schedule", "time", "wire"];
+const PURE: [&str; 8] = ["dial", "event", "loss", "sample", "schedule", "time", "timers", "wire"];
 
 #[derive(Clone, Copy)]
 enum Names {

@@ -7,7 +7,8 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier};
 
 /// First words of the metric families' names.
-const FAMILY_STARTS: [&str; 4] = ["tcp_echo_", "tcp_responder_", "rttscope_", "process_"];
+const FAMILY_STARTS: [&str; 5] =
+    ["tcp_echo_", "tcp_check_", "tcp_responder_", "rttscope_", "process_"];
 
 /// What the exposition appends to a histogram's name.
 const SERIES_ENDS: [&str; 3] = ["_bucket", "_count", "_sum"];

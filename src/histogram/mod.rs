@@ -6,10 +6,13 @@
 //! classic boundary cuts off. A recording increments exactly one cell, so that in every snapshot,
 //! at whatever moment it was taken, the counts of both kinds have the same sum.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+mod cells;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::cells::Cells;
 use crate::time::{duration_ns, seconds};
 
 /// Resolution of the native buckets: 2^5 of them an octave, each 2^(1/32) times as wide as the one
@@ -34,17 +37,11 @@ pub struct Boundaries {
     cut: [u32; CHUNKS],
 }
 
-/// The cells. About 700 bytes, and 80 bytes more for every octave that was ever hit.
+/// About 280 bytes, and 272 bytes more for every four octaves that were ever hit.
 #[derive(Debug)]
 pub struct Histogram {
     boundaries: Arc<Boundaries>,
-    /// One cell a native bucket (without what `split` counts), allocated by octaves.
-    octaves: [OnceLock<Box<Octave>>; CHUNKS],
-    /// What octaves can no longer count, if any.
-    carried: OnceLock<Box<[OnceLock<Box<Carried>>; CHUNKS]>>,
-    /// One cell a classic boundary: what lies in the boundary's native bucket, not above it, and
-    /// above the boundary before it.
-    split: Box<[AtomicU64]>,
+    cells: Cells,
     sum_ns: AtomicU64,
     max_ns: AtomicU64,
 }
@@ -98,12 +95,9 @@ impl Histogram {
     /// An empty histogram.
     #[must_use]
     pub fn new(boundaries: Arc<Boundaries>) -> Self {
-        let split = boundaries.ends_ns.iter().map(|_| AtomicU64::new(0)).collect();
         Self {
+            cells: Cells::new(boundaries.ends_ns.len()),
             boundaries,
-            octaves: [const { OnceLock::new() }; CHUNKS],
-            carried: OnceLock::new(),
-            split,
             sum_ns: AtomicU64::new(0),
             max_ns: AtomicU64::new(0),
         }
@@ -111,8 +105,8 @@ impl Histogram {
 
     /// Counts one duration. Only one thread may call this; a second writer would lose counts.
     ///
-    /// Allocates when an octave is hit for the first time, and once more for an octave of which
-    /// one bucket reaches 2^16; see [`Self::chunks`].
+    /// Allocates when an octave is hit for the first time (every fourth time of those), and when
+    /// the first cell of an octave reaches 2^16; see [`Self::allocations`].
     pub fn record(&self, ns: u64) {
         // Nobody else stores, so a load and a store lose nothing and cost no locked instruction.
         // The cell comes last and with Release: whoever sees the count sees its sum and maximum.
@@ -122,8 +116,8 @@ impl Histogram {
         }
         let position = position_of(ns);
         match self.boundaries.split_of(position, ns) {
-            Some(boundary) => increment(&self.split[boundary]),
-            None => self.increment(position / PER_OCTAVE, position % PER_OCTAVE),
+            Some(boundary) => self.cells.count_split(boundary),
+            None => self.cells.count(position / PER_OCTAVE, position % PER_OCTAVE),
         }
     }
 
@@ -135,18 +129,22 @@ impl Histogram {
         let mut native = Vec::new();
         let mut classic = Vec::with_capacity(ends_ns.len());
         let (mut zero_count, mut count) = (0, 0);
-        for (chunk, octave) in self.octaves.iter().enumerate() {
-            if octave.get().is_none() && self.boundaries.cut[chunk] == 0 {
-                continue;
-            }
-            for bucket in 0..PER_OCTAVE {
-                let position = chunk * PER_OCTAVE + bucket;
+        for octave in 0..CHUNKS {
+            let cells = self.cells.octave(octave);
+            // The buckets that may hold something, as bits.
+            let mut buckets =
+                if cells.is_allocated() { u32::MAX } else { self.boundaries.cut[octave] };
+            while buckets != 0 {
+                let bucket = usize::try_from(buckets.trailing_zeros()).expect("below 32");
+                buckets &= buckets - 1;
+                let position = octave * PER_OCTAVE + bucket;
                 let before = count;
                 while positions.get(classic.len()) == Some(&position) {
-                    count += self.split[classic.len()].load(Ordering::Acquire);
-                    classic.push((ends_ns[classic.len()], count));
+                    let boundary = classic.len();
+                    count += self.cells.split(boundary);
+                    classic.push((ends_ns[boundary], count));
                 }
-                count += self.count(chunk, bucket);
+                count += cells.count(bucket);
                 if position == ZERO_POSITION {
                     zero_count = count - before;
                 } else if count > before {
@@ -165,29 +163,10 @@ impl Histogram {
         }
     }
 
-    /// How many chunks of cells are allocated. As long as it stays, nothing was allocated.
+    /// How many allocations recording has made. As long as it stays, nothing was allocated.
     #[must_use]
-    pub fn chunks(&self) -> usize {
-        let carried = self.carried.get().map_or(0, |carried| 1 + allocated(&carried[..]));
-        allocated(&self.octaves) + carried
-    }
-
-    fn increment(&self, chunk: usize, bucket: usize) {
-        let cell = &self.octaves[chunk].get_or_init(Box::default)[bucket];
-        match cell.load(Ordering::Relaxed).checked_add(1) {
-            Some(count) => cell.store(count, Ordering::Release),
-            None => {
-                let carried = self.carried.get_or_init(Box::default);
-                increment(&carried[chunk].get_or_init(Box::default)[bucket]);
-            }
-        }
-    }
-
-    fn count(&self, chunk: usize, bucket: usize) -> u64 {
-        let carried = self.carried.get().and_then(|carried| carried[chunk].get());
-        let beyond = carried.map_or(0, |cells| cells[bucket].load(Ordering::Acquire));
-        let counted = self.octaves[chunk].get();
-        beyond + counted.map_or(0, |cells| u64::from(cells[bucket].load(Ordering::Acquire)))
+    pub fn allocations(&self) -> usize {
+        self.cells.allocations()
     }
 }
 
@@ -298,21 +277,6 @@ impl HistogramSnapshot {
         let found = self.classic.binary_search_by_key(&end_ns, |&(ns, _)| ns).ok()?;
         Some(self.classic[found].1)
     }
-}
-
-/// The cells of one octave. 16 bits suffice for most buckets of most targets, and a program holds
-/// many; what goes beyond them is carried into cells of its own.
-type Octave = [AtomicU16; PER_OCTAVE];
-
-/// What an octave's cells could not count.
-type Carried = [AtomicU64; PER_OCTAVE];
-
-fn allocated<T>(chunks: &[OnceLock<Box<T>>]) -> usize {
-    chunks.iter().filter(|chunk| chunk.get().is_some()).count()
-}
-
-fn increment(cell: &AtomicU64) {
-    cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Release);
 }
 
 /// The native bucket's place among the cells. Places are numbered so that an octave fills one
@@ -548,26 +512,22 @@ mod tests {
     #[test]
     fn memory_grows_by_octaves_only() {
         let histogram = empty();
-        assert_eq!(histogram.chunks(), 0);
+        assert_eq!(histogram.allocations(), 0);
         for ns in 130_000..230_000 {
             histogram.record(ns);
         }
-        assert_eq!(histogram.chunks(), 1, "122 µs to 244 µs is one octave");
-        histogram.record(300_000);
-        assert_eq!(histogram.chunks(), 2);
-        assert!(size_of::<Histogram>() <= 576, "{}", size_of::<Histogram>());
-    }
-
-    #[test]
-    fn counts_go_beyond_16_bits() {
-        let histogram = empty();
-        histogram.record(150_000);
-        let octave = histogram.octaves.iter().find_map(OnceLock::get).unwrap();
-        let cell = octave.iter().find(|cell| cell.load(Ordering::Relaxed) == 1).unwrap();
-        cell.store(u16::MAX - 1, Ordering::Relaxed);
-        (0..3).for_each(|_| histogram.record(150_000));
-        assert_eq!(histogram.snapshot().count, u64::from(u16::MAX) + 2);
-        assert_eq!(histogram.chunks(), 3, "the octave, the table of carries, and one of them");
+        assert_eq!(histogram.allocations(), 1, "122 µs to 244 µs is one octave");
+        for octave in 0..4 {
+            histogram.record(130_000 << octave);
+        }
+        assert_eq!(histogram.allocations(), 1, "four octaves");
+        histogram.record(1_100);
+        assert_eq!(histogram.allocations(), 2, "the fifth octave");
+        for octave in 0..36 {
+            histogram.record(15 << octave);
+        }
+        assert_eq!(histogram.allocations(), CHUNKS.div_ceil(4), "all octaves");
+        assert!(size_of::<Histogram>() <= 232, "{}", size_of::<Histogram>());
     }
 
     #[test]

@@ -1,0 +1,154 @@
+//! What one target's half-open checks are measured into, and how that looks at one moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use super::published::Published;
+use super::{LazyHistogram, snapshots};
+use crate::histogram::{Boundaries, HistogramSnapshot};
+use crate::loss;
+use crate::sample::{CheckClock, CheckCounters, CheckOutcome, CheckSample, Method};
+
+/// What one checked target is measured into. The worker that owns the target is the only one to
+/// call [`Self::record`] and [`Self::publish`].
+#[derive(Debug)]
+pub struct CheckSeries {
+    target: String,
+    address: String,
+    method: Method,
+    boundaries: Arc<Boundaries>,
+    counters: Published<{ CheckCounters::WORDS }>,
+    /// Whether the newest finished check was open.
+    up: AtomicBool,
+    /// Index in [`CheckClock::ALL`] of the newest round trip; beyond the end while there is none.
+    newest_clock: AtomicUsize,
+    rtt: [LazyHistogram; CheckClock::ALL.len()],
+    elapsed: LazyHistogram,
+    lag: LazyHistogram,
+    resolve_failures: AtomicU64,
+}
+
+/// One checked target at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckSnapshot {
+    /// The `target` label.
+    pub target: String,
+    /// The `address` label.
+    pub address: String,
+    /// The `method` label.
+    pub method: Method,
+    /// One consistent set: `sent` is the sum of the outcomes and of `in_flight`.
+    pub counters: CheckCounters,
+    /// Whether the newest finished check was open; `false` before any.
+    pub up: bool,
+    /// The clock of the newest round trip.
+    pub newest_clock: Option<CheckClock>,
+    /// From the answered SYN to SYN-ACK or RST; clocks in use, best first.
+    pub rtt: Vec<(CheckClock, HistogramSnapshot)>,
+    /// From handing the SYN over until the answer was known; `None` while there is none.
+    pub elapsed: Option<HistogramSnapshot>,
+    /// From the due time until the SYN was handed over; `None` before any check.
+    pub lag: Option<HistogramSnapshot>,
+    /// Failed resolutions of the name.
+    pub resolve_failures: u64,
+}
+
+impl CheckSeries {
+    /// An empty series. Target, address and method together must be unique among all series.
+    #[must_use]
+    pub fn new(
+        target: impl Into<String>,
+        address: impl Into<String>,
+        method: Method,
+        boundaries: Arc<Boundaries>,
+    ) -> Self {
+        Self {
+            target: target.into(),
+            address: address.into(),
+            method,
+            boundaries,
+            counters: Published::default(),
+            up: AtomicBool::new(false),
+            newest_clock: AtomicUsize::new(usize::MAX),
+            rtt: Default::default(),
+            elapsed: LazyHistogram::default(),
+            lag: LazyHistogram::default(),
+            resolve_failures: AtomicU64::new(0),
+        }
+    }
+
+    /// The `target` label.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The `address` label.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Shows these counters to readers from now on.
+    pub fn publish(&self, counters: &CheckCounters) {
+        self.counters.publish(counters.to_words());
+    }
+
+    /// Records a finished check.
+    pub fn record(&self, check: &CheckSample) {
+        if let (Some(clock), Some(rtt_ns)) = (check.clock, check.rtt_ns) {
+            self.rtt[clock as usize].record(&self.boundaries, rtt_ns);
+            self.newest_clock.store(clock as usize, Ordering::Relaxed);
+        }
+        // Where nobody answered, the time is our own timeout.
+        if check.rtt_ns.is_some() || check.outcome == CheckOutcome::Open {
+            self.elapsed.record(&self.boundaries, check.elapsed_ns);
+        }
+        let lag_ns = u64::try_from(check.tx_app.mono.since_ns(check.due)).unwrap_or(0);
+        self.lag.record(&self.boundaries, lag_ns);
+        self.up.store(check.outcome == CheckOutcome::Open, Ordering::Relaxed);
+    }
+
+    /// Counts a failed resolution of the target's name. For the control plane.
+    pub fn count_resolve_failure(&self) {
+        self.resolve_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The state now; consistent as [`super::ProbeSeries::snapshot`] is.
+    #[must_use]
+    pub fn snapshot(&self) -> CheckSnapshot {
+        let newest_clock = self.newest_clock.load(Ordering::Relaxed);
+        CheckSnapshot {
+            target: self.target.clone(),
+            address: self.address.clone(),
+            method: self.method,
+            counters: CheckCounters::from_words(self.counters.read()),
+            up: self.up.load(Ordering::Relaxed),
+            newest_clock: CheckClock::ALL.get(newest_clock).copied(),
+            rtt: snapshots(CheckClock::ALL, &self.rtt),
+            elapsed: self.elapsed.snapshot(),
+            lag: self.lag.snapshot(),
+            resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl CheckSnapshot {
+    /// The last open check's round trip by its best clock; `None` before any.
+    #[must_use]
+    pub fn last_rtt_ns(&self) -> Option<u64> {
+        (self.counters.last_rtt_ns > 0).then_some(self.counters.last_rtt_ns)
+    }
+
+    /// The share of checks in the window that were not open, in percent; `None` before any.
+    #[must_use]
+    pub fn loss_percent(&self) -> Option<f64> {
+        loss::percent(self.counters.window_lost, self.counters.window_checks)
+    }
+
+    /// Round trips by every clock; `None` without any.
+    #[must_use]
+    pub fn rtt_merged(&self) -> Option<HistogramSnapshot> {
+        HistogramSnapshot::merged(self.rtt.iter().map(|(_, histogram)| histogram))
+    }
+}
