@@ -217,7 +217,7 @@ fn rtt(answer: &Answer, clock: CheckClock) -> Duration {
 fn open_and_closed_ports_are_told_apart_and_timed_by_the_kernel(site: &Site) {
     let listener = listen(site);
     let (open, closed) = (listener.local_addr().unwrap(), closed_port(site));
-    by_each_clock(site, "half_open::open", open, |checker, clock| {
+    by_each_clock(site, "raw_syn::open", open, |checker, clock| {
         for (to, result) in [(open, Ok(())), (closed, Err(Failure::Refused))] {
             for _ in 0..20 {
                 let started = Instant::now();
@@ -238,7 +238,7 @@ fn a_silent_target_is_given_up_and_its_flow_used_again_at_once(site: &Site) {
     let open = listener.local_addr().unwrap();
     let narrow = Narrow::new(site);
     site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::silent") else { return };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::silent") else { return };
         for round in 0..50 {
             checker.answers.clear();
             checker.check(3, narrow.address);
@@ -264,7 +264,7 @@ fn a_silent_target_is_given_up_and_its_flow_used_again_at_once(site: &Site) {
 fn a_syn_dropped_once_is_sent_again_and_the_second_is_timed(site: &Site) {
     let narrows = [Narrow::new(site), Narrow::new(site)];
     let closed = closed_port(site);
-    by_each_clock(site, "half_open::dropped", closed, |checker, clock| {
+    by_each_clock(site, "raw_syn::dropped", closed, |checker, clock| {
         checker.answers.clear();
         let narrow = &narrows[usize::from(clock == CheckClock::Ebpf)];
         let started = Instant::now();
@@ -286,7 +286,7 @@ fn thousands_of_mixed_checks_have_no_wrong_answer(site: &Site) {
     let narrow = Narrow::new(site);
     let targets = [listener.local_addr().unwrap(), closed_port(site), narrow.address];
     site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::mixed") else { return };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::mixed") else { return };
         let mut asked = [0_usize; CONCURRENCY];
         let (mut begun, mut answered) = (0, [0_usize; 3]);
         let mut begin = |checker: &mut Checker, flow: usize, asked: &mut [usize]| {
@@ -340,7 +340,7 @@ fn errors_on_the_way_are_told(site: &Site) {
         }
     }
     site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::errors") else { return };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::errors") else { return };
         let unreachable = Answer { result: Err(Failure::Unreachable), ..PLAIN };
         for to in ["10.98.0.1:80", "[fd98::1]:80", "10.98.0.17:80", "[fd98::11]:80", "192.0.2.1:80"]
         {
@@ -364,7 +364,7 @@ fn link_local_targets_are_asked_in_their_zone(site: &Site) {
     let listener = site.responder_place().run(|| TcpListener::bind(at).unwrap());
     let port = listener.local_addr().unwrap().port();
     site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::link_local") else { return };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::link_local") else { return };
         let zone = crate::lab::interface_index(PROBER_INTERFACE).unwrap();
         let ip = RESPONDER_IPS[2].parse().unwrap();
         let to = std::net::SocketAddrV6::new(ip, port, 0, zone);
@@ -381,7 +381,7 @@ fn the_wire_shows_syn_syn_ack_and_reset_and_nothing_is_accepted(site: &Site) {
     let to = listener.local_addr().unwrap();
     let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
     let checked = site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::wire") else { return 0 };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::wire") else { return 0 };
         for flow in 0..200 {
             checker.check(flow, to);
         }
@@ -422,7 +422,7 @@ fn options_shape_the_packets(site: &Site) {
     };
     let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
     let asked = site.prober_place().run(|| {
-        let checker = Checker::open_towards(site.io, "half_open::options", None, options);
+        let checker = Checker::open_towards(site.io, "raw_syn::options", None, options);
         let Some(mut checker) = checker else { return false };
         assert_eq!(checker.ask(to).result, Ok(()));
         // From there nothing leads to the other family.
@@ -441,7 +441,7 @@ fn options_shape_the_packets(site: &Site) {
 fn more_checks_than_ports_ask_one_target_at_once(site: &Site) {
     let narrow = Narrow::new(site);
     site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::ports") else { return };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::ports") else { return };
         for flow in 0..200 {
             checker.check(flow, narrow.address);
         }
@@ -480,7 +480,7 @@ fn a_late_answer_reaches_nobody(site: &Site) {
     let to = SocketAddr::new(late.parse().unwrap(), listener.local_addr().unwrap().port());
     let capture = Capture::start(&site.prober_place(), PROBER_INTERFACE);
     let checked = site.prober_place().run(|| {
-        let Some(mut checker) = Checker::open(site.io, "half_open::late") else { return false };
+        let Some(mut checker) = Checker::open(site.io, "raw_syn::late") else { return false };
         for _ in 0..3 {
             checker.check(5, to);
             checker.run(1, Duration::from_millis(20));

@@ -280,7 +280,8 @@ fn choose(
 
 /// The raw sockets of [`Method::Syn`].
 fn open_syn(settings: &CheckSettings) -> io::Result<Box<SynChecks>> {
-    let ports = watch::reserve_ports(settings.checks_max)?;
+    // Twice as many, so that a port rests between two checks.
+    let ports = watch::reserve_ports(settings.checks_max.saturating_mul(2), RAW_PORTS_MAX)?;
     SynChecks::open(ports, &settings.socket).map(Box::new)
 }
 
@@ -311,6 +312,9 @@ fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
+/// Local ports of raw checks at most, each a descriptor: as many checks can ask one address and port
+/// at once.
+const RAW_PORTS_MAX: u16 = 4_096;
 /// How often a check begins anew without having learnt anything.
 const REPEATS_MAX: u8 = 8;
 

@@ -59,7 +59,7 @@ struct Key {
 impl Watch {
     /// Reserves ports for so many checks at once, and loads the programs; or why not.
     pub(super) fn open(checks_max: usize) -> Result<Self, String> {
-        let ports = reserve_ports(checks_max).map_err(|error| error.to_string())?;
+        let ports = reserve_ports(checks_max, PORTS_MAX).map_err(|error| error.to_string())?;
         let timer = SynTimer::open(ports.range().clone()).map_err(|error| error.to_string())?;
         let running = Running::new(ports.range().clone());
         Ok(Self { timer, running, _ports: ports })
@@ -141,14 +141,22 @@ impl Running {
     }
 }
 
-/// Ports for so many checks at once.
+/// Ports for so many checks at once, but at most `count_max`; fewer if there are no descriptors to
+/// hold them, or no neighbours that are free.
 ///
 /// # Errors
-/// If there are none, or no descriptors to hold them.
-pub(super) fn reserve_ports(checks_max: usize) -> io::Result<PortBlock> {
-    let count = u16::try_from(checks_max).unwrap_or(u16::MAX).clamp(PORTS_MIN, PORTS_MAX);
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("local ports: {error}"));
-    PortBlock::reserve(count).map_err(named)
+/// If not even a few are to be had.
+pub(super) fn reserve_ports(checks_max: usize, count_max: u16) -> io::Result<PortBlock> {
+    let mut count = u16::try_from(checks_max).unwrap_or(u16::MAX).clamp(PORTS_MIN, count_max);
+    loop {
+        match PortBlock::reserve(count) {
+            Err(_) if count > PORTS_MIN => count = (count / 2).max(PORTS_MIN),
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("local ports: {error}")));
+            }
+            Ok(ports) => return Ok(ports),
+        }
+    }
 }
 
 impl Key {
