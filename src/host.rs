@@ -1,5 +1,7 @@
 //! Facts about this process and this host, as plain data: found out by `sys`, shown by `metrics`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// An ability of this process on this host that may be missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
@@ -9,6 +11,29 @@ pub struct Capability {
     pub available: bool,
     /// The errno, sysctl or privilege behind a gap, and what to change; empty if it works.
     pub reason: String,
+}
+
+/// What eBPF programs could not tell their reader: written by whoever looks into the kernel now and
+/// then, read by anybody.
+#[derive(Debug, Default)]
+pub struct EventLosses {
+    events: AtomicU64,
+    attempts: AtomicU64,
+}
+
+impl EventLosses {
+    /// Sets the sums since the programs were loaded: events that found their buffer full, and
+    /// connection attempts that could not be remembered.
+    pub fn set(&self, events: u64, attempts: u64) {
+        self.events.store(events, Ordering::Relaxed);
+        self.attempts.store(attempts, Ordering::Relaxed);
+    }
+
+    /// Events, and attempts.
+    #[must_use]
+    pub fn read(&self) -> (u64, u64) {
+        (self.events.load(Ordering::Relaxed), self.attempts.load(Ordering::Relaxed))
+    }
 }
 
 /// What this process uses. `None` where the operating system does not say.

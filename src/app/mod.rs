@@ -1,6 +1,7 @@
 //! Starts the sections that a [`Config`] has, keeps the control plane running, and stops
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
+mod checking;
 mod output;
 mod preflight;
 mod probing;
@@ -44,16 +45,22 @@ pub enum Verdict {
 /// If *we* cannot work: no I/O, a taken address, a missing privilege. A target that does not
 /// answer is no error.
 pub fn run(config: &Config) -> Result<Verdict> {
+    sys::raise_descriptor_limit();
+    let checks = checking::open(config)?;
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;
-    let verdict = run_logged(config, screen, stats);
+    let verdict = run_logged(config, checks, screen, stats);
     log.flush(LOG_PATIENCE);
     verdict
 }
 
-fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verdict> {
+fn run_logged(
+    config: &Config,
+    checks: Vec<Checks>,
+    screen: Screen,
+    stats: Arc<Stats>,
+) -> Result<Verdict> {
     let signal = signals::catch()?;
-    sys::raise_descriptor_limit();
     // A run of checks has clocks of its own, and its own word on them.
     let clock = match config.check {
         Some(_) => ClockChoice::Application,
@@ -68,8 +75,10 @@ fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verd
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
         match &config.check {
-            Some(check) => sweep::run(config, check, &detected, screen, &stats, signal).await,
-            None => App::start(config, &detected, screen, stats)?.work(signal).await,
+            Some(check) => {
+                sweep::run(config, check, checks, &detected, screen, &stats, signal).await
+            }
+            None => App::start(config, checks, &detected, screen, stats)?.work(signal).await,
         }
     });
     // A lookup that hangs must not hold up the end.
@@ -119,11 +128,13 @@ enum End {
 impl App {
     fn start(
         config: &Config,
+        checks: Vec<Checks>,
         detected: &Detected,
         screen: Screen,
         stats: Arc<Stats>,
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
+        checking::tell(&checks, &stats);
         for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
             tracing::info!(capability = name, reason, "not available; measuring without");
         }
@@ -165,7 +176,7 @@ impl App {
             answering_at = Some(app.serve(serve, &mut workshop)?);
         }
         if let Some(probe) = &config.probe {
-            app.probe(probe, answering_at, &mut workshop)?;
+            app.probe(probe, answering_at, checks, &mut workshop)?;
         }
         ready.store(true, Ordering::Release);
         Ok(app)
@@ -252,7 +263,7 @@ impl App {
                 unresolved.store(false, Ordering::Relaxed);
             }
             let addresses = addresses.ok().filter(|_| known);
-            probing::follow(follower.as_ref(), addresses.as_deref().unwrap_or_default());
+            checking::follow(follower.as_ref(), addresses.as_deref().unwrap_or_default());
             looking_up.store(false, Ordering::Relaxed);
             tell.change(Change::Resolved(target, addresses));
         });

@@ -7,18 +7,18 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 
+use super::checking::follow;
 use super::{App, Workshop, preflight, reachable};
 use crate::check::WatchSettings;
 use crate::config::{HostPort, ProbeSection, Target, WireChoice, limits};
 use crate::event::Ending;
 use crate::histogram::Boundaries;
-use crate::host::Capability;
 use crate::probe::{ProbeSettings, Wire};
 use crate::sample::Method;
 use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
 use crate::stats::{CheckSeries, ProbeSeries};
-use crate::sys::{CheckSettings, Checks, Follower, MethodChoice, clock};
+use crate::sys::{Checks, Follower, clock};
 use crate::time::duration_ns;
 use crate::worker::{Change, NewProbe, NewWatch, TargetId};
 
@@ -67,6 +67,7 @@ impl App {
         &mut self,
         probe: &ProbeSection,
         answering_at: Option<SocketAddr>,
+        opened: Vec<Checks>,
         workshop: &mut Workshop<'_>,
     ) -> Result<()> {
         let own = answering_at.map(own_target);
@@ -78,7 +79,7 @@ impl App {
         preflight::check(targets.iter().map(|target| &target.address), &probe.socket)?;
         match probe.check {
             None => self.probe_by_echo(probe, targets, workshop),
-            Some(method) => self.probe_by_checks(probe, targets, method, workshop),
+            Some(_) => self.probe_by_checks(probe, targets, opened, workshop),
         }
     }
 
@@ -117,28 +118,17 @@ impl App {
         &mut self,
         probe: &ProbeSection,
         targets: &[Target],
-        choice: MethodChoice,
+        opened: Vec<Checks>,
         workshop: &mut Workshop<'_>,
     ) -> Result<()> {
-        let threads = workshop.measuring.threads.min(targets.len());
-        let settings = CheckSettings {
-            method: choice,
-            clock: workshop.measuring.clock,
-            socket: probe.socket.clone(),
-            checks_max: in_flight_max(probe).saturating_mul(targets.len().div_ceil(threads)),
-        };
         let mut method = Method::Dial;
         let mut followers = Vec::new();
-        for number in 0..threads {
-            let checks = Checks::open(&settings)?;
-            if number == 0 {
-                self.stats.add_capabilities(&checks.capabilities);
-                log_missing(&checks.capabilities);
-            }
+        for (number, checks) in opened.into_iter().enumerate() {
             method = checks.method();
             followers.push(checks.follower());
             self.probers.push(workshop.make(format!("check-{number}"), Some(checks))?);
         }
+        let threads = self.probers.len();
         let io = self.probers.first().map_or("", |worker| worker.io_name);
         let name = method.name();
         tracing::info!(targets = targets.len(), io, threads, method = name, "checking");
@@ -175,26 +165,6 @@ impl App {
     }
 }
 
-/// Says what would be better and does not work here, once. What nobody wanted is no news.
-pub(super) fn log_missing(capabilities: &[Capability]) {
-    let missing = capabilities.iter().filter(|it| !it.available);
-    for Capability { name, reason, .. } in missing.filter(|it| !it.reason.starts_with("not asked"))
-    {
-        tracing::info!(capability = name, reason, "not available; checking without");
-    }
-}
-
-/// Tells the eBPF programs of these addresses. Without them the check has another clock, and says
-/// which: so what fails here is worth a word, but no more.
-pub(super) fn follow(follower: Option<&Follower>, addresses: &[SocketAddr]) {
-    let Some(follower) = follower else { return };
-    for &address in addresses {
-        if let Err(error) = follower.follow(address) {
-            tracing::debug!(%address, %error, "no eBPF program times checks of an address");
-        }
-    }
-}
-
 /// The responder of this process as a target.
 fn own_target(answering_at: SocketAddr) -> Target {
     let at = reachable(answering_at);
@@ -214,12 +184,6 @@ fn objectives(probe: &ProbeSection) -> Objectives {
         objective_ratio: slo.objective_ratio,
     };
     Objectives::new(probe.slos.iter().map(objective).collect())
-}
-
-/// Checks of one target that may be in flight.
-fn in_flight_max(probe: &ProbeSection) -> usize {
-    let slots = duration_ns(probe.timeout) / duration_ns(probe.interval).max(1) + 1;
-    usize::try_from(slots).unwrap_or(usize::MAX).min(limits::IN_FLIGHT_MAX)
 }
 
 /// Known for ever if the host is a literal address; a name is asked for by the flow.

@@ -15,15 +15,15 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::output::{Output, Screen};
 use super::sweep_output::{Found, LookupErrors, Writer};
-use super::{End, SETTLE, Verdict, Workshop, closed, preflight, probing};
-use crate::check::race::{LANES, interleave};
+use super::{End, SETTLE, Verdict, Workshop, checking, closed, preflight};
+use crate::check::race::interleave;
 use crate::check::sweep::{RESULT_AGE_NS_MAX, SweepSettings, SweepTarget};
 use crate::config::{CheckSection, Config, HostPort, duration, limits};
 use crate::host::Capability;
 use crate::report::check::{Asked, Setting, Tally};
 use crate::sample::Method;
 use crate::stats::Stats;
-use crate::sys::{CheckSettings, Checks, Detected, Follower, clock};
+use crate::sys::{Checks, Detected, Follower, clock};
 use crate::time::{Mono, duration_ns};
 use crate::worker::{Change, NewSweep, Outlets, Remote, Report, Results, TargetId, Worker};
 
@@ -58,6 +58,7 @@ type ByHost = Vec<(String, Vec<(usize, u16)>)>;
 pub(super) async fn run(
     config: &Config,
     check: &CheckSection,
+    opened: Vec<Checks>,
     detected: &Detected,
     screen: Screen,
     stats: &Arc<Stats>,
@@ -68,12 +69,13 @@ pub(super) async fn run(
     if let Some(Capability { name, reason, .. }) = uring {
         tracing::info!(capability = name, reason, "not available; checking without");
     }
+    checking::tell(&opened, stats);
     preflight::check(&check.addresses, &check.socket)?;
     let (reports, incoming) = mpsc::channel(4 * limits::THREADS_MAX);
     let outlets = Outlets { reports, samples: None, stats: Arc::clone(stats) };
     let mut workshop =
         Workshop { measuring: &config.measuring, stamps: false, outlets, stats, pinned: 0 };
-    let Crew { members, method } = start_workers(check, &mut workshop)?;
+    let Crew { members, method } = start_workers(check, opened, &mut workshop)?;
     // Workers hold the only other ends: the run is over when they are gone.
     drop(workshop);
     let errors = Arc::<LookupErrors>::default();
@@ -97,30 +99,19 @@ pub(super) async fn run(
     Run { workers, reports: incoming, feed, output, found }.work(stats, signal).await
 }
 
-fn start_workers(check: &CheckSection, workshop: &mut Workshop<'_>) -> Result<Crew> {
-    let CheckSection { addresses, concurrency, .. } = check;
-    let threads = workshop.measuring.threads.min(addresses.len()).min(*concurrency);
-    let names = addresses.iter().any(|address| address.host.parse::<IpAddr>().is_err());
-    // Of a name, several addresses may be asked at once.
-    let lanes = if names { usize::try_from(LANES).unwrap_or(usize::MAX) } else { 1 };
-    let settings = CheckSettings {
-        method: check.method,
-        clock: workshop.measuring.clock,
-        socket: check.socket.clone(),
-        checks_max: concurrency.div_ceil(threads).saturating_mul(lanes),
-    };
+fn start_workers(
+    check: &CheckSection,
+    opened: Vec<Checks>,
+    workshop: &mut Workshop<'_>,
+) -> Result<Crew> {
     let mut method = Method::Dial;
-    let mut members = Vec::with_capacity(threads);
-    for number in 0..threads {
-        let checks = Checks::open(&settings)?;
-        if number == 0 {
-            workshop.stats.add_capabilities(&checks.capabilities);
-            probing::log_missing(&checks.capabilities);
-        }
+    let mut members = Vec::with_capacity(opened.len());
+    for (number, checks) in opened.into_iter().enumerate() {
         method = checks.method();
         let follower = checks.follower();
         members.push((workshop.make(format!("check-{number}"), Some(checks))?, follower));
     }
+    let (addresses, threads) = (&check.addresses, members.len());
     let io = members.first().map_or("", |(worker, _)| worker.io_name);
     let name = method.name();
     tracing::info!(addresses = addresses.len(), io, threads, method = name, "checking");
@@ -342,7 +333,7 @@ impl Feed {
             let mut told = HashSet::new();
             for address in targets.iter().flat_map(|target| target.addresses.iter()) {
                 if told.insert(address.ip()) {
-                    probing::follow(follower.as_ref(), &[*address]);
+                    checking::follow(follower.as_ref(), &[*address]);
                 }
             }
         }

@@ -458,6 +458,7 @@ mod tests {
                     reason: "EOPNOTSUPP: the driver of eth0 has none".to_owned(),
                 },
             ],
+            event_losses: Some((2, 1)),
             process: ProcessUsage {
                 cpu_ns: Some(1_250_000_000),
                 resident_bytes: Some(12_345_678),

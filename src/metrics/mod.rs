@@ -273,6 +273,18 @@ static FAMILIES: &[Family] = &[
         ..PROGRAM
     },
     Family {
+        name: "rttscope_ebpf_lost_total",
+        kind: Kind::Counter,
+        help: "Events and connection attempts that the eBPF programs could not tell of.",
+        labels: &["what"],
+        read: Read::Program(|snapshot, out| {
+            let Some((events, attempts)) = snapshot.event_losses else { return Ok(()) };
+            out.whole(&[("what", "event")], events)?;
+            out.whole(&[("what", "attempt")], attempts)
+        }),
+        ..PROGRAM
+    },
+    Family {
         name: "rttscope_noise_floor_seconds",
         kind: Kind::Histogram,
         unit: Some("seconds"),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
-use crate::host::{Capability, ProcessUsage};
+use crate::host::{Capability, EventLosses, ProcessUsage};
 use crate::loss;
 use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
 
@@ -83,6 +83,8 @@ pub struct Snapshot {
     pub build: BuildInfo,
     /// What works here and what does not.
     pub capabilities: Vec<Capability>,
+    /// Events and connection attempts that eBPF programs could not tell of; `None` without programs.
+    pub event_losses: Option<(u64, u64)>,
     /// The process; empty unless the caller of [`Stats::snapshot`] fills it in.
     pub process: ProcessUsage,
     /// Samples that the JSON writer was too slow for.
@@ -400,6 +402,11 @@ impl Stats {
         self.lock().capabilities.extend_from_slice(capabilities);
     }
 
+    /// Shows what these eBPF programs could not tell.
+    pub fn add_event_losses(&self, losses: Arc<EventLosses>) {
+        self.lock().event_losses.push(losses);
+    }
+
     /// Counts samples that the JSON writer was too slow for.
     pub fn count_report_samples_dropped(&self, samples: u64) {
         self.report_samples_dropped.fetch_add(samples, Ordering::Relaxed);
@@ -418,7 +425,8 @@ impl Stats {
     /// Everything now. The lock is held only while the list of series is copied.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let Registered { probes, checks, echoes, workers, capabilities } = self.lock().clone();
+        let registered = self.lock().clone();
+        let Registered { probes, checks, echoes, workers, capabilities, event_losses } = registered;
         let mut listeners: Vec<EchoSnapshot> = Vec::new();
         for echo in echoes {
             let worker = echo.snapshot();
@@ -430,6 +438,10 @@ impl Stats {
         Snapshot {
             build: BuildInfo::current(),
             capabilities,
+            event_losses: event_losses
+                .iter()
+                .map(|losses| losses.read())
+                .reduce(|sum, losses| (sum.0 + losses.0, sum.1 + losses.1)),
             process: ProcessUsage::default(),
             report_samples_dropped: self.report_samples_dropped.load(Ordering::Relaxed),
             log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
@@ -454,6 +466,7 @@ struct Registered {
     echoes: Vec<Arc<EchoSeries>>,
     workers: Vec<Arc<WorkerSeries>>,
     capabilities: Vec<Capability>,
+    event_losses: Vec<Arc<EventLosses>>,
 }
 
 /// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.

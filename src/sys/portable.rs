@@ -255,6 +255,12 @@ pub(crate) mod syn_timer {
             match self.0 {}
         }
 
+        /// What the kernel could not tell.
+        #[must_use]
+        pub fn losses(&self) -> std::sync::Arc<crate::host::EventLosses> {
+            match self.0 {}
+        }
+
         /// The opposite, once for each [`Self::follow`].
         pub fn forget(&self, _to: SocketAddr) {
             match self.0 {}

@@ -19,6 +19,8 @@ on_each_io! {
     a_priority_that_is_not_permitted_is_named_with_a_remedy,
     busy_polling_measures_the_same,
     several_threads_answer_on_one_port,
+    checks_keep_no_privilege_but_the_keepers,
+    checks_without_privileges_take_the_next_method_and_clock,
 }
 
 fn probing_with_kernel_time_needs_no_privilege(site: &Site) {
@@ -95,6 +97,66 @@ fn a_priority_that_is_not_permitted_is_named_with_a_remedy(site: &Site) {
             assert!(line.contains(&flag) && line.contains(remedy), "{mode} {words}: {line}");
         }
     }
+}
+
+/// Raw sockets and eBPF programs are opened first, and what that took is dropped.
+fn checks_keep_no_privilege_but_the_keepers(site: &Site) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let io = site.io.name();
+    let probe = Run::start(
+        &Place::Here,
+        &format!(
+            "probe {} --check --interval=10ms --io={io} --web.listen-address=127.0.0.1:0",
+            listener.local_addr().unwrap()
+        ),
+    );
+    probe.scrape_until("checks", |exposition| {
+        exposition.has("tcp_check_up", &[]) && exposition.count("tcp_check_up", &[]) == 1
+    });
+    let effective = |thread: &str| {
+        let status = probe.thread_file(thread, "status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+        u64::from_str_radix(mask, 16).unwrap()
+    };
+    // Numbers of capability.h.
+    let (net_admin, net_raw, perfmon, bpf) = (1 << 12, 1 << 13, 1 << 38, 1 << 39);
+    for thread in ["rttscope", "check-0", "http", "log", "signals"] {
+        let held = effective(thread) & (net_admin | net_raw | perfmon | bpf);
+        assert_eq!(held, 0, "{thread} holds {held:#x}");
+    }
+    if probe.scrape().count("rttscope_capability", &[("name", "ebpf_syn_timer")]) == 0 {
+        return report_skip("privileges::keeper", "no eBPF timer here");
+    }
+    let keeper = effective("syn-keeper");
+    assert_eq!(keeper & !(net_admin | bpf), 0, "the keeper holds {keeper:#x}");
+    assert_eq!(probe.scrape().count("rttscope_ebpf_lost_total", &[]), 0);
+}
+
+fn checks_without_privileges_take_the_next_method_and_clock(site: &Site) {
+    let nobody = match Nobody::new() {
+        Ok(nobody) => nobody,
+        Err(reason) => return report_skip("privileges::nobody", &reason),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let io = site.io.name();
+    let words = format!("probe {target} --check --io={io} --interval=10ms --count=30 --json");
+    let ending = nobody.start(&words).wait();
+    assert_eq!(ending.code, Some(0), "{:?}", ending.stderr);
+    for check in crate::check_lines::parse(&ending.stdout) {
+        let told = (check.method.as_str(), check.outcome.as_str(), check.clock.as_deref());
+        assert_eq!(told, ("quickack", "open", Some("tcp_info")), "{check:?}");
+    }
+    for (name, remedy) in [("raw_syn", "cap_net_raw"), ("ebpf_syn_timer", "cap_bpf")] {
+        let told: Vec<_> = ending.stderr.iter().filter(|line| line.contains(name)).collect();
+        assert_eq!(told.len(), 1, "once: {:?}", ending.stderr);
+        assert!(told[0].to_lowercase().contains(remedy), "{}", told[0]);
+    }
+    // Asking for what does not work is an error with its remedy.
+    let ending = nobody.start(&format!("{words} --method=syn")).wait();
+    assert_eq!(ending.code, Some(3), "{:?}", ending.stderr);
+    let line = ending.stderr.last().unwrap();
+    assert!(line.contains("--method syn") && line.to_lowercase().contains("cap_net_raw"), "{line}");
 }
 
 fn busy_polling_measures_the_same(site: &Site) {

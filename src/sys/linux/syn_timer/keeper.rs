@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use rustix::time::Timespec;
 use super::attach::Interfaces;
 use super::netlink::Netlink;
 use super::route::{self, Destination, Listener};
+use crate::host::EventLosses;
 use crate::sys::linux::thread::keep_capabilities;
 use crate::sys::{Attachment, Lost, clock};
 use crate::time::Mono;
@@ -37,13 +39,13 @@ pub(super) enum Request {
 pub(super) struct Shared {
     wake: OwnedFd,
     attachment: AtomicU8,
-    lost: [AtomicU64; counter::COUNT],
+    pub(super) losses: Arc<EventLosses>,
 }
 
 impl Shared {
     pub(super) fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { wake, attachment: AtomicU8::new(0), lost: Default::default() })
+        Ok(Self { wake, attachment: AtomicU8::new(0), losses: Arc::default() })
     }
 
     /// Has the keeper look at its requests.
@@ -61,8 +63,8 @@ impl Shared {
     }
 
     pub(super) fn lost(&self) -> Lost {
-        let [events, attempts] = &self.lost;
-        Lost { events: events.load(Ordering::Relaxed), attempts: attempts.load(Ordering::Relaxed) }
+        let (events, attempts) = self.losses.read();
+        Lost { events, attempts }
     }
 }
 
@@ -250,10 +252,10 @@ impl Keeper {
 
     /// Reading a map may need `CAP_BPF` (before Linux 5.19), which only this thread keeps.
     fn count(&self, shared: &Shared) {
-        for (index, sum) in (0..).zip(&shared.lost) {
-            if let Ok(values) = self.counters.get(&index, 0) {
-                sum.store(values.iter().sum(), Ordering::Relaxed);
-            }
+        let sum = |index| self.counters.get(&index, 0).map(|values| values.iter().sum());
+        if let (Ok(events), Ok(attempts)) = (sum(counter::EVENTS_LOST), sum(counter::ATTEMPTS_LOST))
+        {
+            shared.losses.set(events, attempts);
         }
     }
 }

@@ -21,6 +21,7 @@ use rttscope_ebpf::AttemptEvent;
 
 use self::attach::Interfaces;
 use self::keeper::{Keeper, Request, Shared};
+use crate::host::EventLosses;
 use crate::sys::{AttachChoice, Attachment, Lost, SynTimerError};
 
 /// Times SYN → SYN-ACK and SYN → RST in the kernel for a block of local ports.
@@ -148,6 +149,12 @@ impl Follower {
         let (reply, done) = sync_channel(1);
         self.ask(Request::Follow(to.into(), reply))?;
         done.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// What the kernel could not tell, up to a second old.
+    #[must_use]
+    pub fn losses(&self) -> Arc<EventLosses> {
+        Arc::clone(&self.shared.losses)
     }
 
     /// The opposite, once for each [`Self::follow`].

@@ -1,0 +1,98 @@
+//! Everything that half-open checks need, opened first of all, with the privileges at hand; those
+//! are dropped then. Threads that are started later never have them: capabilities belong to
+//! threads (capabilities(7)), and only the keepers of the eBPF programs keep theirs.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+
+use crate::check::race::LANES;
+use crate::config::{CheckSection, Config, MeasuringSection, ProbeSection, limits};
+use crate::host::Capability;
+use crate::stats::Stats;
+use crate::sys::{self, CheckSettings, Checks, Follower, MethodChoice};
+use crate::time::duration_ns;
+
+/// Opens the checks of each measuring thread; none if nothing is to be checked.
+pub(super) fn open(config: &Config) -> Result<Vec<Checks>> {
+    let (threads, settings) = match (&config.check, &config.probe) {
+        (Some(check), _) => of_a_run(check, &config.measuring),
+        (None, Some(probe @ ProbeSection { check: Some(method), .. })) => {
+            of_a_prober(probe, *method, &config.measuring)
+        }
+        _ => return Ok(Vec::new()),
+    };
+    let mut opened = Vec::with_capacity(threads);
+    for _ in 0..threads {
+        opened.push(Checks::open(&settings)?);
+    }
+    sys::drop_capabilities().context("dropping what is no longer needed")?;
+    Ok(opened)
+}
+
+/// Shows and logs what works here. What nobody wanted is no news.
+pub(super) fn tell(opened: &[Checks], stats: &Stats) {
+    for checks in opened {
+        if let Some(follower) = checks.follower() {
+            stats.add_event_losses(follower.losses());
+        }
+    }
+    let Some(first) = opened.first() else { return };
+    stats.add_capabilities(&first.capabilities);
+    let missing = first.capabilities.iter().filter(|it| !it.available);
+    for Capability { name, reason, .. } in missing.filter(|it| !it.reason.starts_with("not asked"))
+    {
+        tracing::info!(capability = name, reason, "not available; checking without");
+    }
+}
+
+/// Tells the eBPF programs of these addresses. Without them the check has another clock, and says
+/// which: so what fails here is worth a word, but no more.
+pub(super) fn follow(follower: Option<&Follower>, addresses: &[SocketAddr]) {
+    let Some(follower) = follower else { return };
+    for &address in addresses {
+        if let Err(error) = follower.follow(address) {
+            tracing::debug!(%address, %error, "no eBPF program times checks of an address");
+        }
+    }
+}
+
+/// Threads and settings of a finite run.
+fn of_a_run(check: &CheckSection, measuring: &MeasuringSection) -> (usize, CheckSettings) {
+    let CheckSection { addresses, concurrency, .. } = check;
+    let threads = measuring.threads.min(addresses.len()).min(*concurrency).max(1);
+    let names = addresses.iter().any(|address| address.host.parse::<IpAddr>().is_err());
+    // Of a name, several addresses may be asked at once.
+    let lanes = if names { usize::try_from(LANES).unwrap_or(usize::MAX) } else { 1 };
+    let settings = CheckSettings {
+        method: check.method,
+        clock: measuring.clock,
+        socket: check.socket.clone(),
+        checks_max: concurrency.div_ceil(threads).saturating_mul(lanes),
+    };
+    (threads, settings)
+}
+
+/// Threads and settings of a prober.
+fn of_a_prober(
+    probe: &ProbeSection,
+    method: MethodChoice,
+    measuring: &MeasuringSection,
+) -> (usize, CheckSettings) {
+    // Without targets it checks the responder of the same program.
+    let targets = probe.targets.len().max(1);
+    let threads = measuring.threads.min(targets).max(1);
+    let settings = CheckSettings {
+        method,
+        clock: measuring.clock,
+        socket: probe.socket.clone(),
+        checks_max: in_flight_max(probe).saturating_mul(targets.div_ceil(threads)),
+    };
+    (threads, settings)
+}
+
+/// Checks of one target that may be in flight.
+fn in_flight_max(probe: &ProbeSection) -> usize {
+    let slots = duration_ns(probe.timeout) / duration_ns(probe.interval).max(1) + 1;
+    usize::try_from(slots).unwrap_or(usize::MAX).min(limits::IN_FLIGHT_MAX)
+}
