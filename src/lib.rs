@@ -3,8 +3,8 @@
 //!
 //! # Two planes
 //! **Data plane**: N measuring threads ([`worker`]). Each owns its I/O ([`sys::Io`], io_uring or
-//! readiness), its flows ([`probe`], [`echo`]) and its series ([`stats`]); it runs no async
-//! runtime, takes no lock and allocates nothing for a probe.
+//! readiness), its flows ([`probe`], [`echo`], [`check`]) and its series ([`stats`]); it runs no
+//! async runtime, takes no lock and allocates nothing for a probe.
 //! **Control plane** ([`app`]): one single-threaded tokio runtime for HTTP, signals and name
 //! resolution, and one thread for standard output. The planes meet in [`stats`] (one writer, many
 //! readers) and in bounded channels of changes and reports. A scrape does no network I/O and never
@@ -16,9 +16,17 @@
 //! ```
 //!
 //! # The waist
-//! Everything that measures produces a [`sample::Sample`]; everything that shows reads a
-//! [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the
+//! Everything that measures produces a [`sample::Sample`] (of a half-open check a
+//! [`sample::CheckSample`]); everything that shows reads a [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the
 //! right.
+//!
+//! # Half-open checks
+//! A flow of [`check`] asks for a check of an address and is answered once; how it is made is the
+//! business of [`sys`]: a SYN of our own on a raw socket, or a kernel socket that is closed before
+//! it has acknowledged. eBPF programs at the interfaces (`ebpf/`, loaded by [`sys::SynTimer`]) time
+//! the SYN and its answer; one small thread keeps the privileges that follow interfaces and routes
+//! needs, everybody else drops them. Each attempt is a flow of its own to the I/O, so that a late
+//! answer can reach nobody else. [`checker::Checker`] is the same for programs that embed it.
 //!
 //! # Invariants
 //! * **A failed probe is data**, an [`sample::Outcome`] that is counted; an `Err` means that *we*
