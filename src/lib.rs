@@ -17,8 +17,8 @@
 //!
 //! # The waist
 //! Everything that measures produces a [`sample::Sample`] (of a half-open check a
-//! [`sample::CheckSample`]); everything that shows reads a [`stats::Snapshot`]. A new way to measure is one file on the left, a new output one on the
-//! right.
+//! [`sample::CheckSample`]); everything that shows reads a [`stats::Snapshot`]. A new way to
+//! measure is one file on the left, a new output one on the right.
 //!
 //! # Half-open checks
 //! A flow of [`check`] asks for a check of an address and is answered once; how it is made is the

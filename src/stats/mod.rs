@@ -83,7 +83,7 @@ pub struct Snapshot {
     pub build: BuildInfo,
     /// What works here and what does not.
     pub capabilities: Vec<Capability>,
-    /// Events and connection attempts that eBPF programs could not tell of; `None` without programs.
+    /// Events and connection attempts that eBPF programs could not tell of; `None` without any.
     pub event_losses: Option<(u64, u64)>,
     /// The process; empty unless the caller of [`Stats::snapshot`] fills it in.
     pub process: ProcessUsage,
