@@ -74,3 +74,29 @@ async fn look_up(address: &HostPort, turns: Arc<Semaphore>) -> io::Result<Vec<So
     }
     Ok(addresses)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_lookup_that_gets_no_turn_is_out_of_time() {
+        let lookups = Lookups::start().unwrap();
+        let turns = u32::try_from(limits::LOOKUPS_MAX).unwrap();
+        let held = lookups.turns.try_acquire_many(turns).unwrap();
+        let (tell, told) = channel();
+        let ask = |timeout| {
+            let (address, tell) = ("localhost:1".parse().unwrap(), tell.clone());
+            lookups.look_up(address, timeout, move |found| tell.send(found).unwrap());
+        };
+        ask(Duration::from_millis(20));
+        assert_eq!(told.recv().unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        ask(Duration::from_secs(60));
+        assert!(!told.recv().unwrap().unwrap().is_empty());
+    }
+}

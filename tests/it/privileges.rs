@@ -21,6 +21,7 @@ on_each_io! {
     several_threads_answer_on_one_port,
     checks_keep_no_privilege_but_the_keepers,
     checks_without_privileges_take_the_next_method_and_clock,
+    each_privilege_of_checks_gives_its_method_or_clock,
 }
 
 fn probing_with_kernel_time_needs_no_privilege(site: &Site) {
@@ -159,6 +160,33 @@ fn checks_without_privileges_take_the_next_method_and_clock(site: &Site) {
     assert!(line.contains("--method syn") && line.to_lowercase().contains("cap_net_raw"), "{line}");
 }
 
+/// What `setcap` gives, as capabilities(7) writes it, and what comes of it.
+fn each_privilege_of_checks_gives_its_method_or_clock(site: &Site) {
+    let nobody = match Nobody::new() {
+        Ok(nobody) => nobody,
+        Err(reason) => return report_skip("privileges::nobody", &reason),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let io = site.io.name();
+    let words = format!("probe {target} --check --io={io} --interval=10ms --count=30 --json");
+    for (held, method, clock) in [
+        ("+net_raw", "syn", "kernel"),
+        ("+bpf,+net_admin", "quickack", "ebpf"),
+        ("+net_raw,+bpf,+net_admin", "syn", "ebpf"),
+    ] {
+        let ending = nobody.start_holding(held, &words).wait();
+        assert_eq!(ending.code, Some(0), "{held}: {:?}", ending.stderr);
+        let checks = crate::check_lines::parse(&ending.stdout);
+        let as_told = |check: &&crate::check_lines::CheckLine| {
+            check.method == method && check.clock.as_deref() == Some(clock)
+        };
+        // The kernel begins to stamp what it receives a moment after it was asked to.
+        let told = checks.iter().filter(as_told).count();
+        assert!(told >= checks.len() - 3, "{held}: {checks:#?}");
+    }
+}
+
 fn busy_polling_measures_the_same(site: &Site) {
     let serve = site.serve("--busy-poll");
     let target = serve.responder_address();
@@ -290,10 +318,18 @@ impl Nobody {
     }
 
     fn start(&self, words: &str) -> Run {
+        self.start_holding("", words)
+    }
+
+    /// The same with these capabilities, as setpriv(1) writes them.
+    fn start_holding(&self, held: &str, words: &str) -> Run {
         let mut command = Command::new("setpriv");
+        let sets = if held.is_empty() { "-all".to_owned() } else { format!("-all,{held}") };
         command
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])
-            .args(["--inh-caps=-all", "--bounding-set=-all"])
+            .arg(format!("--inh-caps={sets}"))
+            .arg(format!("--ambient-caps={sets}"))
+            .arg(format!("--bounding-set={sets}"))
             .arg(self.folder.path().join("rttscope"))
             .args(words.split_whitespace())
             .env("NO_COLOR", "1");
