@@ -17,7 +17,7 @@ use crate::log;
 use crate::report::live::{AboveView, REDRAW_INTERVAL, Size, View};
 use crate::report::{Counts, Header, Quantiles, Row, json};
 use crate::sample::{CheckClock, Clock};
-use crate::stats::{CheckSnapshot, ProbeSnapshot, Snapshot, Stats};
+use crate::stats::{CheckSnapshot, ProbeSnapshot, Stats};
 use crate::sys::clock;
 use crate::time::Mono;
 use crate::worker::{Finished, Samples, TargetId};
@@ -146,7 +146,7 @@ impl Output {
         } else if self.thread.join().is_err() {
             tracing::error!("the output thread panicked");
         }
-        let dropped = stats.snapshot().report_samples_dropped;
+        let dropped = stats.report_samples_dropped();
         if dropped > 0 {
             tracing::warn!(dropped, "lines are missing: the reader of standard output was slow");
         }
@@ -189,9 +189,8 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => true,
                 Err(RecvTimeoutError::Timeout) | Ok(_) => false,
             };
-            let snapshot = self.stats.snapshot();
-            let rows = rows(&snapshot);
-            let header = self.header(&snapshot);
+            let rows = self.stats.lines(probe_row, check_row);
+            let header = self.header(&rows);
             if ended {
                 return locked(view).finish(Size::of_stdout(), &header, &rows);
             }
@@ -216,7 +215,7 @@ impl Writer {
             while let Some((target, finished)) = next {
                 let index = target.index();
                 if index >= names.len() {
-                    let rows = rows(&self.stats.snapshot());
+                    let rows = self.stats.lines(probe_row, check_row);
                     names = rows.into_iter().map(|row| (row.target, row.address)).collect();
                 }
                 if let Some((target, address)) = names.get(index) {
@@ -236,12 +235,15 @@ impl Writer {
             }
             out.flush()?;
         }
-        let snapshot = self.stats.snapshot();
-        let rows = rows(&snapshot);
-        let probes = snapshot.probes.iter().filter_map(ProbeSnapshot::rtt_merged);
-        let checks = snapshot.checks.iter().filter_map(CheckSnapshot::rtt_merged);
-        let all: Vec<_> = probes.chain(checks).collect();
-        let merged = quantiles(HistogramSnapshot::merged(&all).as_ref());
+        let (rows, all): (Vec<Row>, Vec<_>) = self
+            .stats
+            .lines(
+                |probe| (probe_row(probe), probe.rtt_merged()),
+                |check| (check_row(check), check.rtt_merged()),
+            )
+            .into_iter()
+            .unzip();
+        let merged = quantiles(HistogramSnapshot::merged(all.iter().flatten()).as_ref());
         line.clear();
         let elapsed = clock::mono().duration_since(self.started);
         json::append_summary(&mut line, elapsed, &rows, &merged);
@@ -249,17 +251,14 @@ impl Writer {
         out.flush()
     }
 
-    fn header(&self, snapshot: &Snapshot) -> Header {
-        let uring = snapshot.capabilities.iter().find(|found| found.name == "io_uring");
-        let mut probes: Vec<Clock> =
-            snapshot.probes.iter().filter_map(|probe| probe.newest_clock).collect();
-        let mut checks: Vec<CheckClock> =
-            snapshot.checks.iter().filter_map(|check| check.newest_clock).collect();
-        probes.sort_unstable();
-        checks.sort_unstable();
-        let names = probes.into_iter().map(Clock::name);
-        let mut clocks: Vec<_> = names.chain(checks.into_iter().map(CheckClock::name)).collect();
-        clocks.dedup();
+    fn header(&self, rows: &[Row]) -> Header {
+        let capabilities = self.stats.capabilities();
+        let uring = capabilities.iter().find(|found| found.name == "io_uring");
+        // Best first; checks have every clock of probes but one.
+        let known = CheckClock::ALL.map(CheckClock::name);
+        let known = std::iter::once(Clock::Hardware.name()).chain(known);
+        let clocks: Vec<_> =
+            known.filter(|name| rows.iter().any(|row| row.clock == Some(name))).collect();
         Header {
             io: if uring.is_some_and(|found| found.available) { "uring" } else { "poll" }
                 .to_owned(),
@@ -267,12 +266,6 @@ impl Writer {
             metrics_url: self.metrics_url.clone(),
         }
     }
-}
-
-/// Every target; a program either probes or checks.
-fn rows(snapshot: &Snapshot) -> Vec<Row> {
-    let checks = snapshot.checks.iter().map(check_row);
-    snapshot.probes.iter().map(probe_row).chain(checks).collect()
 }
 
 /// One target as the table and the summary show it.

@@ -226,6 +226,17 @@ impl ProbeSeries {
     pub fn snapshot(&self) -> ProbeSnapshot {
         let slos = self.slos.iter().zip(&self.objectives.list);
         ProbeSnapshot {
+            app_rtt: self.app_rtt.snapshot(),
+            stages: snapshots(Stage::ALL, &self.stages),
+            slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
+            ..self.glance()
+        }
+    }
+
+    /// The same without objectives, and with round trips as the only histograms.
+    #[must_use]
+    pub fn glance(&self) -> ProbeSnapshot {
+        ProbeSnapshot {
             target: self.target.clone(),
             address: self.address.clone(),
             labels: self.labels.clone(),
@@ -233,9 +244,9 @@ impl ProbeSeries {
             up: self.up.load(Ordering::Relaxed),
             newest_clock: Clock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied(),
             rtt: snapshots(Clock::ALL, &self.rtt),
-            app_rtt: self.app_rtt.snapshot(),
-            stages: snapshots(Stage::ALL, &self.stages),
-            slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
+            app_rtt: None,
+            stages: Vec::new(),
+            slos: Vec::new(),
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
         }
     }
@@ -412,6 +423,12 @@ impl Stats {
         self.report_samples_dropped.fetch_add(samples, Ordering::Relaxed);
     }
 
+    /// How many of those there were.
+    #[must_use]
+    pub fn report_samples_dropped(&self) -> u64 {
+        self.report_samples_dropped.load(Ordering::Relaxed)
+    }
+
     /// Counts a log line that standard error was too slow for, or closed to.
     pub fn count_log_line_dropped(&self) {
         self.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
@@ -420,6 +437,24 @@ impl Stats {
     /// Counts an HTTP connection that was closed at once.
     pub fn count_http_connection_refused(&self) {
         self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
+    /// memory of one glance, where [`Self::snapshot`] of many targets holds megabytes.
+    pub fn lines<L>(
+        &self,
+        probe: impl Fn(&ProbeSnapshot) -> L,
+        check: impl Fn(&CheckSnapshot) -> L,
+    ) -> Vec<L> {
+        let Registered { probes, checks, .. } = self.lock().clone();
+        let probes = probes.iter().map(|series| probe(&series.glance()));
+        probes.chain(checks.iter().map(|series| check(&series.snapshot()))).collect()
+    }
+
+    /// What works here and what does not.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<Capability> {
+        self.lock().capabilities.clone()
     }
 
     /// Everything now. The lock is held only while the list of series is copied.
