@@ -16,8 +16,8 @@ use crate::time::{NS_PER_SECOND, Phc, Wall};
 
 impl Uring {
     /// The next completion. The kernel does no more than 20 pieces of deferred work in one wait
-    /// (Linux 6.13, `IO_LOCAL_TW_DEFAULT_MAX`): what has happened and is withheld must be asked for,
-    /// or an answer that is there would be taken for a missing one.
+    /// (Linux 6.13, `IO_LOCAL_TW_DEFAULT_MAX`): what has happened and is withheld must be asked
+    /// for, or an answer that is there would be taken for a missing one.
     pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry32> {
         loop {
             let entry = self.ring.completion().next();

@@ -401,8 +401,8 @@ impl Uring {
     fn release(&mut self, key: u32) {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
-        let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
-        let check = connection.check;
+        let Connection { flow, outstanding, check, .. } = *connection;
+        let (fd, connecting) = (connection.fd(), connection.armed[Op::Connect.index()]);
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
@@ -419,7 +419,11 @@ impl Uring {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
+        // By descriptor the kernel looks at all operations there are.
+        let cancel = match check {
+            Some(_) => opcode::AsyncCancel::new(Op::Connect.user_data(key, connecting)).build(),
+            None => opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build(),
+        };
         if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
             tracing::error!(%error, "a closed connection's operations could not be cancelled");
         }
@@ -486,8 +490,7 @@ fn place(key: u32) -> usize {
 /// How often, and how long each time, completions of closed connections are waited for.
 const DRAIN_TURNS: u32 = 100;
 const DRAIN_TURN: Duration = Duration::from_millis(5);
-/// Withheld completions of one turn are bounded, so that a flood keeps no timer waiting for ever: 20
-/// come each time.
+/// How often a turn asks for 20 withheld completions: a flood must not keep timers waiting.
 const ASKS_MAX: u32 = 4_096;
 /// No connection.
 const NONE: u32 = u32::MAX;
