@@ -324,6 +324,8 @@ fn giving_up_an_answered_check_completes_no_handshake() {
         let targets = Targets::at(LOCAL[0]);
         // A machine that stalls for 200 ms in between completes one; not each time.
         let accepted = (0..5).map(|_| {
+            // Its socket is used again.
+            assert_eq!(bench.check(targets.open()).result, Ok(()), "{way:?}");
             bench.io.check(CLIENT, targets.open(), Ending::Reset);
             bench.io.submit().unwrap();
             std::thread::sleep(Duration::from_millis(5));
