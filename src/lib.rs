@@ -66,6 +66,7 @@ pub mod wire;
 pub mod histogram;
 pub mod loss;
 pub mod dial;
+pub mod mix;
 
 pub mod probe;
 pub mod echo;

@@ -50,8 +50,12 @@ pub(super) fn tell(opened: &[Checks], stats: &Stats) {
 /// which: so what fails here is worth a word, but no more.
 pub(super) fn follow(follower: Option<&Follower>, addresses: &[SocketAddr]) {
     let Some(follower) = follower else { return };
-    for &address in addresses {
-        if let Err(error) = follower.follow(address) {
+    let followed = match follower.follow_all(addresses) {
+        Ok(followed) => followed,
+        Err(error) => return tracing::debug!(%error, "no eBPF program times checks"),
+    };
+    for (address, followed) in addresses.iter().zip(followed) {
+        if let Err(error) = followed {
             tracing::debug!(%address, %error, "no eBPF program times checks of an address");
         }
     }

@@ -331,11 +331,9 @@ impl Feed {
         let (remote, follower) = &self.workers[worker];
         if follower.is_some() {
             let mut told = HashSet::new();
-            for address in targets.iter().flat_map(|target| target.addresses.iter()) {
-                if told.insert(address.ip()) {
-                    checking::follow(follower.as_ref(), &[*address]);
-                }
-            }
+            let addresses = targets.iter().flat_map(|target| target.addresses.iter().copied());
+            let new: Vec<_> = addresses.filter(|address| told.insert(address.ip())).collect();
+            checking::follow(follower.as_ref(), &new);
         }
         remote.change(Change::SweepTargets(sweep_number(worker), targets, false));
     }

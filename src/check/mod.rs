@@ -11,8 +11,10 @@ mod watch;
 
 pub use watch::{Watch, WatchSettings};
 
+use crate::dial::later;
 use crate::event::{Answer, Failure};
 use crate::sample::{CheckClock, CheckOutcome};
+use crate::time::Mono;
 
 /// The outcome that an answer means.
 fn outcome(answer: &Answer) -> CheckOutcome {
@@ -20,6 +22,16 @@ fn outcome(answer: &Answer) -> CheckOutcome {
         Ok(()) => CheckOutcome::Open,
         Err(failure) => CheckOutcome::Failed(failure),
     }
+}
+
+/// The answer to an attempt that began then, and what it means. One that came after the deadline is
+/// none, although whoever was held up reads it first; only the kernel's clocks tell.
+fn judge(answer: &Answer, began: Mono, deadline: Mono) -> (CheckOutcome, Answer) {
+    if answer.rtt.is_some_and(|(_, rtt_ns)| later(began, rtt_ns) > deadline) {
+        let result = Err(Failure::TimedOut);
+        return (CheckOutcome::Timeout, Answer { result, rtt: None, ..*answer });
+    }
+    (outcome(answer), *answer)
 }
 
 /// The round trip of an answer that took `elapsed_ns` by our own clock, and the clock to trust.

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{outcome, round_trip};
+use super::{judge, round_trip};
 use crate::dial::later;
 use crate::event::{Answer, Failure};
 use crate::sample::{CheckClock, CheckOutcome, CheckSample, Method};
@@ -113,13 +113,14 @@ impl Race {
     /// ([`Self::running`]) are to be withdrawn then, else [`Self::begin`] may have something.
     pub fn answered(&mut self, lane: u32, answer: &Answer, at: Now) -> Option<Finish> {
         let attempt = self.lanes.get_mut(usize::try_from(lane).ok()?)?.take()?;
+        let (outcome, answer) = judge(answer, attempt.began.mono, self.give_up_at);
         let earlier = self.failed.is_some_and(|failed| failed.completed);
         let finish = Finish {
             to: Some(attempt.to),
-            outcome: outcome(answer),
+            outcome,
             began: self.began,
             elapsed_ns: elapsed_ns(self.began, at),
-            rtt: round_trip(answer, elapsed_ns(attempt.began, at)),
+            rtt: round_trip(&answer, elapsed_ns(attempt.began, at)),
             syn_retransmits: answer.syn_retransmits,
             completed: answer.completed || earlier,
         };
@@ -403,6 +404,24 @@ mod tests {
         assert_eq!((finish.syn_retransmits, finish.completed), (1, true));
         assert_eq!(race.answered(lane, &answer, at(5_001)), None, "answered once");
         assert_eq!(race.answered(99, &answer, at(5_001)), None);
+    }
+
+    #[test]
+    fn an_answer_that_came_late_is_none_however_early_it_is_read() {
+        let check = |result, rtt_ms: u64, expected| {
+            let mut race = Race::new(interleave(&addresses("4.1")), TIMEOUT_NS, at(0));
+            let (lane, _) = race.begin(at(0)).unwrap();
+            let rtt = Some((CheckClock::Ebpf, rtt_ms * MS));
+            let answer = Answer { result, rtt, syn_retransmits: 0, completed: true };
+            let finish = race.answered(lane, &answer, at(5_000)).unwrap();
+            assert_eq!((finish.outcome, finish.completed), (expected, true), "{rtt_ms} ms");
+            let in_time = expected != CheckOutcome::Timeout;
+            assert_eq!(finish.rtt, rtt.filter(|_| in_time), "{rtt_ms} ms");
+        };
+        check(Ok(()), 1_000, CheckOutcome::Open);
+        check(Ok(()), 1_001, CheckOutcome::Timeout);
+        check(Err(REFUSED), 1_000, CheckOutcome::Failed(REFUSED));
+        check(Err(REFUSED), 1_001, CheckOutcome::Timeout);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::{outcome, round_trip};
+use super::{judge, round_trip};
 use crate::dial::{Dialer, JITTER_ONE, later};
 use crate::event::{Action, Answer, Ending, Event, Failure, Outbox};
 use crate::loss::LossWindow;
@@ -180,7 +180,8 @@ impl Watch {
 
     fn answered(&mut self, place: u32, answer: &Answer, at: Now, out: &mut Outbox) {
         let Some(running) = self.take(place) else { return };
-        self.end(running, outcome(answer), Some(answer), at, out);
+        let (outcome, answer) = judge(answer, running.tx_app.mono, running.deadline);
+        self.end(running, outcome, Some(&answer), at, out);
     }
 
     /// What time alone brings, after every event.

@@ -75,6 +75,16 @@ pub(super) fn delay_acknowledgement(_socket: &Socket) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 
+/// A socket serves one connection only.
+pub(super) fn disconnect(_socket: &Socket) -> bool {
+    false
+}
+
+/// See [`disconnect`].
+pub(super) fn has_forgotten_handshake(_socket: &Socket) -> bool {
+    false
+}
+
 /// How connecting ended, if it has.
 pub(super) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {
     let result = match socket.take_error() {
@@ -258,6 +268,14 @@ pub(crate) mod syn_timer {
         /// What the kernel could not tell.
         #[must_use]
         pub fn losses(&self) -> std::sync::Arc<crate::host::EventLosses> {
+            match self.0 {}
+        }
+
+        /// The same for many addresses; a result for each.
+        ///
+        /// # Errors
+        /// If no addresses are followed any more.
+        pub fn follow_all(&self, _to: &[SocketAddr]) -> io::Result<Vec<io::Result<()>>> {
             match self.0 {}
         }
 

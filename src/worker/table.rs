@@ -9,6 +9,7 @@ use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
+use crate::mix::BuildMix;
 use crate::probe::Probe;
 use crate::sample::{CheckOutcome, CheckSample};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
@@ -25,7 +26,7 @@ pub(super) struct Table {
     pub(super) outbox: Outbox,
     pub(super) answering: Option<Answering>,
     /// The attempt of each flow and place.
-    attempts: HashMap<(FlowId, u32), FlowId>,
+    attempts: HashMap<(FlowId, u32), FlowId, BuildMix>,
 }
 
 /// One thing with events.

@@ -34,7 +34,7 @@ alone_over_veth! {
 }
 
 /// The methods that leave a handshake half-open.
-const HALF_OPEN: [&str; 2] = ["syn", "quickack"];
+pub(crate) const HALF_OPEN: [&str; 2] = ["syn", "quickack"];
 
 fn each_method_tells_open_from_refused(site: &Site) {
     let listener = Listener::start(site, 128);

@@ -41,6 +41,8 @@ mod servers;
 mod clients;
 /// A name server whose answers change.
 mod names;
+/// Targets that answer when nobody waits any more.
+mod late;
 /// Threads that burn the CPU at a better priority than ours.
 mod hogs;
 /// The names of the metrics that tests read.
@@ -62,6 +64,8 @@ mod defects;
 mod half_open;
 /// `rttscope check`: many addresses, once or often, and what is said of them.
 mod check;
+/// Half-open checks by the hundred thousand: nothing false, nothing uncounted.
+mod scale;
 /// Targets that are not there, go away or come back.
 mod outages;
 /// The responder under pressure.

@@ -182,6 +182,32 @@ fn a_route_that_moves_is_followed() {
 }
 
 #[test]
+fn many_addresses_are_followed_at_once_and_each_has_its_result() {
+    let Some((lab, timer)) = lab_and_timer("many_addresses", AttachChoice::Auto) else { return };
+    // More than are asked for in one go, on both families, every third without a route.
+    let to: Vec<SocketAddr> = (0..300_u16)
+        .map(|number| match number % 3 {
+            0 => SocketAddr::from(([192, 0, 2, 1], number)),
+            1 => SocketAddr::from(([10, 87, 0, 2], number)),
+            _ => format!("[fd87::{number:x}]:1").parse().unwrap(),
+        })
+        .collect();
+    let followed = timer.follower().follow_all(&to).unwrap();
+    assert_eq!(followed.len(), to.len());
+    for (to, followed) in to.iter().zip(followed) {
+        let routed = to.ip() != IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(followed.is_ok(), routed, "{to}: {followed:?}");
+        let kind = followed.err().map(|error| error.kind());
+        assert!(
+            kind.is_none_or(|kind| kind == io::ErrorKind::NetworkUnreachable),
+            "{to}: {kind:?}"
+        );
+    }
+    assert_eq!(timer.follower().follow_all(&[]).unwrap().len(), 0);
+    drop(lab);
+}
+
+#[test]
 fn the_zone_of_a_link_local_address_counts() {
     let _turn = turn::wait_for(Turn::Shared);
     let Some((lab, mut timer)) = lab_and_timer("zone", AttachChoice::Auto) else { return };

@@ -2,6 +2,7 @@
 //! clock that work come out, with everything that needs a privilege already open. Then the part of
 //! a check by a kernel socket that both backends share: a socket to connect, and what its end says.
 
+mod spares;
 mod watch;
 
 use std::io;
@@ -9,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
+use self::spares::Spares;
 use self::watch::{Account, Watch};
 use super::platform::syn::SynChecks;
 use super::socket::{self, Manner, SocketOptions};
@@ -47,6 +49,7 @@ pub struct Checks {
     /// What works here and what does not, for the metric and the log.
     pub capabilities: Vec<Capability>,
     settings: CheckSettings,
+    spares: Spares,
     /// Of kernel sockets; raw ones have their own.
     watch: Option<Watch>,
     /// What [`Method::Syn`] works with, until an I/O takes it.
@@ -118,7 +121,8 @@ impl Checks {
             tracing::debug!(%error, "the kernel gives no stamps for raw sockets");
         }
         let (settings, follower) = (settings.clone(), follower.ok());
-        Ok(Self { method, capabilities, settings, watch, syn, follower })
+        let spares = Spares::new(&settings.socket);
+        Ok(Self { method, capabilities, settings, spares, watch, syn, follower })
     }
 
     /// The method in use.
@@ -138,22 +142,33 @@ impl Checks {
         self.attempt(Attempt { to, ending, blocking, port: None, repeats: 0 })
     }
 
-    /// What the end of connecting means. Closes the socket first of all: then no acknowledgement
+    /// What the end of connecting means. Ends the connection first of all: then no acknowledgement
     /// can leave any more. A check that has learnt nothing, because its port was taken or because
-    /// it has met itself, begins anew.
+    /// it has met itself, begins anew. `told` asks the kernel how the handshake went.
     pub(super) fn conclude(
         &mut self,
         attempt: Attempt,
         socket: Socket,
         connected: io::Result<()>,
-        handshake: Handshake,
+        told: impl FnOnce(&Socket) -> Handshake,
     ) -> Next {
+        let watched = self.watch.as_mut().zip(attempt.port);
+        let known = watched.is_some_and(|(watch, port)| watch.has_just_opened(port, attempt.to));
+        let handshake = if known {
+            Handshake { answered_back: Some(false), ..Handshake::default() }
+        } else {
+            told(&socket)
+        };
         // A socket whose port happens to be the one that it asks for opens to itself (RFC 9293,
         // section 3.5, simultaneous open). It sends a SYN-ACK then.
         let met_itself = connected.is_ok()
             && handshake.answered_back != Some(false)
             && is_own_peer(&socket, attempt.to);
-        drop(socket);
+        if connected.is_ok() && !met_itself && attempt.ending == Ending::Reset {
+            self.spares.retire(socket, attempt.to, attempt.port);
+        } else {
+            drop(socket);
+        }
         let account = self.release(&attempt).unwrap_or_default();
         let result = match connected {
             Ok(()) if !met_itself => Ok(()),
@@ -176,6 +191,9 @@ impl Checks {
 
     /// A socket for a check, at a watched port if there is one.
     fn attempt(&mut self, mut attempt: Attempt) -> Next {
+        if let Some((socket, port)) = self.take_spare(&attempt) {
+            return Next::Connect(socket, Attempt { port, ..attempt });
+        }
         loop {
             attempt.port = self.claim(&attempt);
             let manner = Manner {
@@ -195,6 +213,24 @@ impl Checks {
             }
             attempt.repeats += 1;
         }
+    }
+
+    /// A socket of an earlier check, if that is the first try and its port is free.
+    fn take_spare(&mut self, attempt: &Attempt) -> Option<(Socket, Option<u16>)> {
+        if attempt.ending != Ending::Reset || attempt.repeats > 0 {
+            return None;
+        }
+        let (socket, port) = self.spares.take(attempt.to)?;
+        if self.method == Method::Quickack {
+            // Disconnecting has forgotten it.
+            platform::delay_acknowledgement(&socket).ok()?;
+        }
+        let free = match (&mut self.watch, port) {
+            (None, None) => true,
+            (Some(watch), Some(port)) => watch.claim_at(port, attempt.to),
+            _ => false,
+        };
+        free.then_some((socket, port))
     }
 
     /// A watched port. The last try goes without: an orderly end as well, because it leaves its
@@ -312,7 +348,7 @@ fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
-/// Local ports of raw checks at most, each a descriptor: so many checks can ask one address and
+/// Local ports of raw checks at most, each a descriptor: as many checks can ask one address and
 /// port at once.
 const RAW_PORTS_MAX: u16 = 4_096;
 /// How often a check begins anew without having learnt anything.
@@ -371,11 +407,11 @@ mod tests {
             };
             let (connected, handshake) = platform::connected(&met).unwrap();
             assert!(connected.is_ok());
-            let next = checks.conclude(attempt, met, connected, handshake);
+            let next = checks.conclude(attempt, met, connected, |_| handshake);
             let Next::Connect(again, attempt) = next else { panic!("{next:?} of itself") };
             assert_eq!((attempt.to(), attempt.repeats), (to, 1));
             let error = again.connect(&to.into()).unwrap_err();
-            let next = checks.conclude(attempt, again, Err(error), Handshake::default());
+            let next = checks.conclude(attempt, again, Err(error), |_| Handshake::default());
             let Next::Answer(answer) = next else { panic!("{next:?} of a closed port") };
             assert_eq!(answer, unasked(Failure::Refused));
         }

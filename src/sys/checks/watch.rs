@@ -4,16 +4,18 @@
 //! runs there only if its first SYN left after that check began: late words of an earlier one,
 //! which was given up, are dropped. What is kept is bounded by the checks that run.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use rttscope_ebpf::{AttemptEvent, Endpoint, kind};
 
 use super::super::platform::ports::PortBlock;
 use super::super::{Follower, SynTimer, clock};
 use crate::event::Failure;
+use crate::mix::BuildMix;
 use crate::time::Mono;
 
 /// Ports of our own and the eBPF programs that watch them.
@@ -45,7 +47,7 @@ pub(super) struct Running {
     /// The port that was claimed last: each check takes another, so that what is on its way to an
     /// earlier one finds nobody.
     last: u16,
-    accounts: HashMap<Key, Account>,
+    accounts: HashMap<Key, Account, BuildMix>,
 }
 
 /// Where a check runs, without scope or flow label: what an event tells.
@@ -74,12 +76,27 @@ impl Watch {
         self.running.claim(to, clock::mono())
     }
 
+    /// Claims this port, unless something asks this address from there now.
+    pub(super) fn claim_at(&mut self, port: u16, to: SocketAddr) -> bool {
+        self.running.claim_at(port, to, clock::mono())
+    }
+
+    /// Whether a check was answered so lately that our side has not acknowledged it yet.
+    pub(super) fn has_just_opened(&mut self, port: u16, to: SocketAddr) -> bool {
+        self.take_events();
+        self.running.has_just_opened(port, to, clock::mono())
+    }
+
     /// Ends a check whose socket is closed; what was seen of it.
     pub(super) fn release(&mut self, port: u16, to: SocketAddr) -> Option<Account> {
+        self.take_events();
+        self.running.release(port, to)
+    }
+
+    fn take_events(&mut self) {
         while let Some(event) = self.timer.next_event() {
             self.running.observe(&event);
         }
-        self.running.release(port, to)
     }
 }
 
@@ -102,7 +119,7 @@ impl Account {
 
 impl Running {
     pub(super) fn new(ports: RangeInclusive<u16>) -> Self {
-        Self { last: *ports.end(), ports, accounts: HashMap::new() }
+        Self { last: *ports.end(), ports, accounts: HashMap::default() }
     }
 
     /// A port from which nothing asks this address now.
@@ -110,14 +127,34 @@ impl Running {
         for _ in 0..TRIES {
             self.last =
                 if self.last == *self.ports.end() { *self.ports.start() } else { self.last + 1 };
-            let key = Key::new(self.last, to);
-            // If it asks ourselves, it must not meet itself.
-            if to.port() != self.last && !self.accounts.contains_key(&key) {
-                self.accounts.insert(key, Account { began: now, ..Account::default() });
+            if self.claim_at(self.last, to, now) {
                 return Some(self.last);
             }
         }
         None
+    }
+
+    /// Claims this port, unless something asks this address from there now.
+    fn claim_at(&mut self, port: u16, to: SocketAddr, now: Mono) -> bool {
+        // If it asks ourselves, it must not meet itself.
+        if to.port() == port {
+            return false;
+        }
+        match self.accounts.entry(Key::new(port, to)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Account { began: now, ..Account::default() });
+                true
+            }
+        }
+    }
+
+    /// Whether a check was answered so lately that our side has not acknowledged it yet.
+    fn has_just_opened(&self, port: u16, to: SocketAddr, now: Mono) -> bool {
+        self.accounts.get(&Key::new(port, to)).is_some_and(|account| {
+            let young = now.duration_since(account.began) < ACKNOWLEDGED_AFTER;
+            account.open_ns.is_some() && young && !account.completed
+        })
     }
 
     /// Ends the check; what was seen of it.
@@ -176,6 +213,8 @@ impl Key {
 /// descriptors. Several addresses may be asked from one port at once.
 const PORTS_MIN: u16 = 16;
 const PORTS_MAX: u16 = 512;
+/// The kernel delays an acknowledgement for no less (`TCP_DELACK_MIN`, include/net/tcp.h).
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(40);
 /// How many ports are tried for one check.
 const TRIES: u32 = 8;
 

@@ -23,6 +23,18 @@ pub(in crate::sys) fn delay_acknowledgement(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_quickack(false)
 }
 
+/// Ends a connection by RST and makes the socket as good as new: what closing a socket that lingers
+/// for no time does to a connection (`__tcp_close` calls `tcp_disconnect`, net/ipv4/tcp.c).
+pub(in crate::sys) fn disconnect(socket: &Socket) -> bool {
+    rustix::net::connect_unspec(socket).is_ok()
+}
+
+/// Whether a disconnected socket counts from zero again. Before Linux 5.6 it did not.
+pub(in crate::sys) fn has_forgotten_handshake(socket: &Socket) -> bool {
+    tcp_info::read(socket)
+        .is_ok_and(|info| info.segments_sent() == Some(0) && info.total_retransmits() == Some(0))
+}
+
 /// How connecting ended, if it has, and how the handshake went. To be read before the socket is
 /// closed, or connected again by io_uring, which forgets what a failed one has counted.
 pub(in crate::sys) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {

@@ -11,7 +11,8 @@ pub mod thread;
 pub mod uring;
 
 pub(super) use self::checking::{
-    TELLS_HANDSHAKES, connected, delay_acknowledgement, nonblocking_stream,
+    TELLS_HANDSHAKES, connected, delay_acknowledgement, disconnect, has_forgotten_handshake,
+    nonblocking_stream,
 };
 pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 

@@ -84,7 +84,7 @@ impl Poll {
         let at = clock::now();
         let Some(Entry { socket, check: Some(attempt), .. }) = self.remove(flow) else { return };
         let Some(checks) = &mut self.checks else { return };
-        match checks.conclude(attempt, socket, connected, handshake) {
+        match checks.conclude(attempt, socket, connected, |_| handshake) {
             Next::Answer(answer) => self.pending.push_back((flow, Ready::Answered(answer, at))),
             next => self.go_on_checking(flow, next),
         }
@@ -107,7 +107,8 @@ impl Poll {
             };
             match (started, &mut self.checks) {
                 (Err(error), Some(checks)) => {
-                    next = checks.conclude(attempt, entry.socket, Err(error), Handshake::default());
+                    next = checks
+                        .conclude(attempt, entry.socket, Err(error), |_| Handshake::default());
                 }
                 _ => {
                     self.entries[flow.index()] = Some(entry);

@@ -30,6 +30,8 @@ pub struct Poll {
     events: Events,
     /// What the last wait reported and is not worked off yet, last first.
     ready: Vec<Interest>,
+    /// How often the system is asked for more before the next wait: one wait tells so many events.
+    asks_left: u32,
     /// A flow whose error queue is to be drained next.
     drain: Option<FlowId>,
     pending: Pending,
@@ -105,6 +107,7 @@ impl Poll {
             poller: Arc::new(Poller::new()?),
             events: Events::new(),
             ready: Vec::new(),
+            asks_left: 0,
             drain: None,
             pending: Pending::new(),
             entries: Vec::new(),
@@ -217,18 +220,26 @@ impl Poll {
         let resend_at = self.syn.as_ref().and_then(|syn| syn.deadline());
         let deadline = deadline.into_iter().chain(resend_at).min();
         let answered = self.syn.as_ref().is_some_and(|syn| syn.has_answers());
-        let at_hand = answered || !self.pending.is_empty() || !self.ready.is_empty();
-        if at_hand || self.drain.is_some() {
-            return Ok(());
-        }
+        let at_hand = answered || !self.pending.is_empty() || self.drain.is_some();
         let left = deadline
             .map(|at| Duration::from_nanos(u64::try_from(at.since_ns(clock::mono())).unwrap_or(0)));
-        let timeout = if self.busy_poll { Some(Duration::ZERO) } else { left };
+        // Even with something at hand: what has happened is handed over in this turn.
+        let timeout = if self.busy_poll || at_hand { Some(Duration::ZERO) } else { left };
+        self.asks_left = ASKS_MAX;
+        self.look(timeout)
+    }
+
+    /// Asks the system what is ready. More than one answer has room for is asked for again, or what
+    /// is there would be taken for missing.
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.events.clear();
         match self.poller.wait(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => self.ready.extend(self.events.iter()),
         }
+        // A wake-up takes room, too.
+        let full = self.ready.len() + 1 >= self.events.capacity().get();
+        self.asks_left = if full { self.asks_left.saturating_sub(1) } else { 0 };
         self.ready.reverse();
         Ok(())
     }
@@ -253,7 +264,17 @@ impl Poll {
             if let Some((flow, ready)) = self.next_raw_answer() {
                 return Some((flow, ready, 0));
             }
-            let event = self.ready.pop()?;
+            let Some(event) = self.ready.pop() else {
+                if self.asks_left == 0 {
+                    return None;
+                }
+                if let Err(error) = self.look(Some(Duration::ZERO)) {
+                    // The next wait tells.
+                    tracing::debug!(%error, "the poller could not be asked for more");
+                    return None;
+                }
+                continue;
+            };
             if RAW_KEYS.contains(&event.key) {
                 self.receive_raw_answers();
                 continue;
@@ -402,3 +423,6 @@ impl Drop for Poll {
 fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
     entries.get_mut(flow.index())?.as_mut()
 }
+
+/// What one turn hands over is bounded, so that a flood keeps no timer waiting for ever.
+const ASKS_MAX: u32 = 64;

@@ -324,6 +324,8 @@ fn giving_up_an_answered_check_completes_no_handshake() {
         let targets = Targets::at(LOCAL[0]);
         // A machine that stalls for 200 ms in between completes one; not each time.
         let accepted = (0..5).map(|_| {
+            // Its socket is used again.
+            assert_eq!(bench.check(targets.open()).result, Ok(()), "{way:?}");
             bench.io.check(CLIENT, targets.open(), Ending::Reset);
             bench.io.submit().unwrap();
             std::thread::sleep(Duration::from_millis(5));
@@ -356,6 +358,35 @@ fn a_lost_syn_is_counted_and_the_answer_still_comes() {
         assert!(!guessed, "{way:?}: {answer:?}");
         assert!(answer.rtt.is_none_or(|(_, ns)| ns < 900_000_000), "{way:?}: {answer:?}");
     });
+}
+
+/// A flow that waits no longer than until now takes what was not told for missing.
+#[cfg(target_os = "linux")]
+#[test]
+fn one_turn_tells_everything_that_has_happened() {
+    const AT_ONCE: u32 = 1_500;
+    raise_descriptor_limit();
+    let targets = Targets::at(LOCAL[0]);
+    // One after the other, or they would run out of descriptors.
+    for way in ways() {
+        let mut bench = way.bench();
+        for flow in (0..AT_ONCE).map(FlowId) {
+            bench.io.check(flow, targets.open(), Ending::Reset);
+        }
+        bench.io.submit().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        bench.step(Some(clock::mono()));
+        let told = bench.seen.iter().filter(|(_, seen)| matches!(seen, Seen::Answered(_))).count();
+        let now = Some(clock::mono());
+        for _ in 0..10 {
+            bench.step(now);
+        }
+        assert_eq!(bench.seen.len(), told, "{way:?}: told later, although it had happened");
+        let at_once = usize::try_from(AT_ONCE).unwrap();
+        // What the kernel dropped because the server's queue was full comes a second later.
+        assert!(told > at_once / 2, "{way:?}: {told} of {at_once}");
+        targets.accepted();
+    }
 }
 
 /// Defect C-1 of the checker that this replaces: descriptors and ports are used again as fast as

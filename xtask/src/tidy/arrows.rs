@@ -24,11 +24,11 @@ const ARROWS: [(&str, Names); 20] = [
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "time",
+            "check", "echo", "event", "mix", "probe", "sample", "schedule", "stats", "sys", "time",
             "timers",
         ]),
     ),
-    ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),
+    ("sys", Names::Only(&["event", "host", "mix", "sample", "tcp_info", "time"])),
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
     ("check", Names::Only(&PURE)),
@@ -36,7 +36,7 @@ const ARROWS: [(&str, Names); 20] = [
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("dial schedule timers wire loss histogram host tcp_info", Names::Only(&["time"])),
+    ("dial schedule timers wire loss histogram host tcp_info mix", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::segment::{ACK, Quote, RST, SYN, Segment, SentSyn, Syn};
 use crate::event::{Answer, Failure, FlowId};
+use crate::mix::BuildMix;
 use crate::sample::{CLOCK_STEP_NS, CheckClock};
 use crate::time::{Mono, Now, Wall};
 
@@ -29,7 +30,7 @@ pub struct Attempts {
     free: Vec<u32>,
     /// The attempt of each flow, or [`NONE`].
     by_flow: Vec<u32>,
-    by_ends: HashMap<Ends, u32>,
+    by_ends: HashMap<Ends, u32, BuildMix>,
     /// Attempts by how many SYNs they have sent, each queue in the order of its deadlines: all in
     /// one queue wait equally long.
     queues: [Queue; SYNS_MAX],
@@ -117,7 +118,7 @@ impl Attempts {
             attempts: Vec::new(),
             free: Vec::new(),
             by_flow: Vec::new(),
-            by_ends: HashMap::new(),
+            by_ends: HashMap::default(),
             queues: [Queue { first: NONE, last: NONE }; SYNS_MAX],
             secret: RandomState::new(),
             started: 0,

@@ -27,8 +27,8 @@ use crate::time::Mono;
 
 /// What others ask of the keeper.
 pub(super) enum Request {
-    /// Follow an address, and say when its interfaces carry the programs.
-    Follow(Destination, SyncSender<io::Result<()>>),
+    /// Follow these addresses, and say of each when its interfaces carry the programs.
+    Follow(Vec<Destination>, SyncSender<Vec<io::Result<()>>>),
     /// An address is not needed any more; once for each time it was followed.
     Forget(Destination),
     /// Detach everything and end.
@@ -161,7 +161,7 @@ impl Keeper {
         loop {
             match self.requests.try_recv() {
                 Ok(Request::Follow(to, reply)) => {
-                    let done = self.follow(to);
+                    let done = self.follow(&to);
                     publish(shared, &self.interfaces);
                     // Who asked may have stopped waiting.
                     let _gone = reply.send(done);
@@ -173,12 +173,16 @@ impl Keeper {
         }
     }
 
-    fn follow(&mut self, to: Destination) -> io::Result<()> {
+    fn follow(&mut self, to: &[Destination]) -> Vec<io::Result<()>> {
+        let covered = self.cover(to);
+        to.iter().zip(covered).map(|(to, done)| self.remember(*to, done)).collect()
+    }
+
+    fn remember(&mut self, to: Destination, done: io::Result<()>) -> io::Result<()> {
         if !self.followed.contains_key(&to) && self.followed.len() >= FOLLOWED_MAX {
             let message = format!("the SYN timer follows {FOLLOWED_MAX} addresses at most");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
-        let done = self.cover(to);
         let followed = self.followed.entry(to).or_insert(Followed { times: 0, covered: false });
         followed.times = followed.times.saturating_add(1);
         followed.covered = done.is_ok();
@@ -196,12 +200,13 @@ impl Keeper {
         }
     }
 
-    /// Attaches to every interface towards an address.
-    fn cover(&mut self, to: Destination) -> io::Result<()> {
-        for index in route::interfaces(&mut self.netlink, to)? {
-            self.interfaces.attach(index)?;
-        }
-        Ok(())
+    /// Attaches to every interface towards these addresses; what came of each.
+    fn cover(&mut self, to: &[Destination]) -> Vec<io::Result<()>> {
+        let leading = route::interfaces(&mut self.netlink, to);
+        let attach = |found: io::Result<Vec<u32>>| {
+            found?.into_iter().try_for_each(|index| self.interfaces.attach(index))
+        };
+        leading.into_iter().map(attach).collect()
     }
 
     /// Takes the kernel's notices in.
@@ -234,8 +239,9 @@ impl Keeper {
     /// Looks every followed address up again.
     fn look_up_again(&mut self, now: Mono) {
         self.look_up_at = None;
-        for to in self.followed.keys().copied().collect::<Vec<_>>() {
-            let done = self.cover(to);
+        let all: Vec<Destination> = self.followed.keys().copied().collect();
+        let covered = self.cover(&all);
+        for (to, done) in all.into_iter().zip(covered) {
             if let Some(followed) = self.followed.get_mut(&to) {
                 if let Err(error) = &done
                     && followed.covered

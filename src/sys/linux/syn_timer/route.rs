@@ -35,13 +35,33 @@ impl From<SocketAddr> for Destination {
 }
 
 /// The interfaces through which packets for an address leave: several if it has several routes of
-/// one cost, since each connection takes one of them.
-pub(super) fn interfaces(netlink: &mut Netlink, to: Destination) -> io::Result<Vec<u32>> {
-    let chosen = look_up(netlink, to, RouteFlags::empty())?;
+/// one cost, since each connection takes one of them. One result for each address.
+pub(super) fn interfaces(netlink: &mut Netlink, to: &[Destination]) -> Vec<io::Result<Vec<u32>>> {
+    to.chunks(ASKED_AT_ONCE).flat_map(|chunk| few_interfaces(netlink, chunk)).collect()
+}
+
+fn few_interfaces(netlink: &mut Netlink, to: &[Destination]) -> Vec<io::Result<Vec<u32>>> {
+    let forms = [RouteFlags::empty(), RouteFlags::FibMatch];
+    let questions = to.iter().flat_map(|to| forms.map(|form| question(*to, form)));
+    let asked = netlink.ask_all(questions.map(RouteNetlinkMessage::GetRoute));
+    let mut answers = match asked {
+        Ok(answers) => answers.into_iter(),
+        Err(error) => return to.iter().map(|_| Err(same(&error))).collect(),
+    };
+    let mut next = || route(answers.next().expect("an answer for each question"));
+    to.iter().map(|_| leading(next(), next())).collect()
+}
+
+/// The interfaces of the route that was chosen, and of all ways of its entry.
+fn leading(
+    chosen: io::Result<RouteMessage>,
+    entry: io::Result<RouteMessage>,
+) -> io::Result<Vec<u32>> {
+    let chosen = chosen?;
     let mut found = next_hops(&chosen)?;
     if chosen.header.kind == RouteType::Unicast
         // Only this form of the answer has all ways; an old kernel may not know it.
-        && let Ok(entry) = look_up(netlink, to, RouteFlags::FibMatch)
+        && let Ok(entry) = entry
         && let Ok(all) = next_hops(&entry)
     {
         found.extend(all);
@@ -49,6 +69,11 @@ pub(super) fn interfaces(netlink: &mut Netlink, to: Destination) -> io::Result<V
     found.sort_unstable();
     found.dedup();
     if found.is_empty() { Err(io::ErrorKind::NetworkUnreachable.into()) } else { Ok(found) }
+}
+
+/// The same error for somebody else.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// What has changed.
@@ -127,8 +152,8 @@ impl Changes {
     }
 }
 
-fn look_up(netlink: &mut Netlink, to: Destination, flags: RouteFlags) -> io::Result<RouteMessage> {
-    match netlink.ask(RouteNetlinkMessage::GetRoute(question(to, flags)))? {
+fn route(answer: io::Result<RouteNetlinkMessage>) -> io::Result<RouteMessage> {
+    match answer? {
         RouteNetlinkMessage::NewRoute(route) => Ok(route),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -171,6 +196,9 @@ fn next_hops(route: &RouteMessage) -> io::Result<Vec<u32>> {
 /// Links, routes and rules of both families (`enum rtnetlink_groups`).
 const GROUPS: [u32; 5] = [1, 7, 11, 8, 19];
 const GROUP_NEXT_HOP: u32 = 32;
+
+/// Addresses asked for in one go: two answers each, which must fit the socket's buffer.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Longest datagram of notices; a longer one is cut, which loses details of a link only.
 const NOTICE_BYTES: usize = 32 * 1_024;

@@ -94,14 +94,13 @@ impl Uring {
         self.free.push(key);
         self.by_flow[flow.index()] = NONE;
         let (Some(attempt), Some(checks)) = (check, &mut self.checks) else { return };
-        let (connected, handshake) = if result < 0 {
-            // The kernel has made the socket as good as new (`__inet_stream_connect`): it knows
-            // nothing of this handshake any more.
-            (Err(io::Error::from_raw_os_error(-result)), Handshake::default())
-        } else {
-            (Ok(()), checking::handshake(&socket))
-        };
-        let next = checks.conclude(attempt, socket, connected, handshake);
+        let connected =
+            if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) };
+        let next = checks.conclude(attempt, socket, connected, |socket| {
+            // After a failure the kernel has made the socket as good as new
+            // (`__inet_stream_connect`): it knows nothing of this handshake any more.
+            if result < 0 { Handshake::default() } else { checking::handshake(socket) }
+        });
         self.go_on_checking(flow, next, Some(at));
     }
 

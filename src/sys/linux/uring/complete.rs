@@ -15,6 +15,29 @@ use crate::sys::{TxStampSource, failure};
 use crate::time::{NS_PER_SECOND, Phc, Wall};
 
 impl Uring {
+    /// The next completion. The kernel does no more than 20 pieces of deferred work in one wait
+    /// (Linux 6.13, `IO_LOCAL_TW_DEFAULT_MAX`): what has happened and is withheld must be asked
+    /// for, or an answer that is there would be taken for a missing one.
+    pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry32> {
+        loop {
+            let entry = self.ring.completion().next();
+            let queue = self.ring.submission();
+            let withheld = queue.taskrun() || queue.cq_overflow();
+            drop(queue);
+            if entry.is_some() || !withheld || self.asks_left == 0 {
+                return entry;
+            }
+            self.asks_left -= 1;
+            // SAFETY: no argument is passed, and nothing is submitted.
+            let asked = unsafe { self.ring.submitter().enter::<()>(0, 0, GET_EVENTS, None) };
+            if let Err(error) = asked {
+                // The next wait tells.
+                tracing::debug!(%error, "withheld completions could not be asked for");
+                return None;
+            }
+        }
+    }
+
     /// One completion of a connection's operation.
     pub(super) fn complete(
         &mut self,
@@ -199,6 +222,8 @@ impl Uring {
     }
 }
 
+/// `IORING_ENTER_GETEVENTS`.
+const GET_EVENTS: u32 = 1;
 /// `IORING_CQE_F_TSTAMP_HW`.
 const STAMP_HARDWARE: u32 = 1 << 16;
 /// `IORING_TIMESTAMP_TYPE_SHIFT`.

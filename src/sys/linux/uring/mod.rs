@@ -67,6 +67,8 @@ pub struct Uring {
     wake_count: Box<[u8; 8]>,
     /// The number of the read that waits for a wake-up.
     wake_armed: u32,
+    /// How often the kernel is asked for withheld completions until the next wait.
+    asks_left: u32,
     /// Operations submitted, modulo their numbers.
     numbered: u32,
     stamps: bool,
@@ -90,11 +92,13 @@ impl Uring {
         let ring = Ring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
             .or_else(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => Ring::builder()
                     .setup_coop_taskrun()
+                    .setup_taskrun_flag()
                     .setup_cqsize(COMPLETIONS)
                     .build(SUBMISSIONS),
                 _ => Err(error),
@@ -113,6 +117,7 @@ impl Uring {
             wake: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?),
             wake_count: Box::new([0; 8]),
             wake_armed: 0,
+            asks_left: 0,
             numbered: 0,
             stamps: options.stamps,
             tx_stamps: options.tx_stamps,
@@ -254,6 +259,7 @@ impl Uring {
     pub fn wait(&mut self, deadline: Option<Mono>) -> io::Result<()> {
         self.settle();
         self.arm_again();
+        self.asks_left = ASKS_MAX;
         let (answered, resend_at) = self.flush_raw_sockets()?;
         let deadline = deadline.into_iter().chain(resend_at).min();
         // Even with completions at hand this must enter the kernel and ask for more: deferred work,
@@ -319,7 +325,7 @@ impl Uring {
             if let Some((flow, ready)) = self.next_raw_answer() {
                 return Some((flow, ready, 0));
             }
-            let entry = self.ring.completion().next()?;
+            let entry = self.next_entry()?;
             let (op, key, number) = Op::parse(entry.user_data());
             match op {
                 Op::Wake => {
@@ -395,8 +401,8 @@ impl Uring {
     fn release(&mut self, key: u32) {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
-        let (fd, flow, outstanding) = (connection.fd(), connection.flow, connection.outstanding);
-        let check = connection.check;
+        let Connection { flow, outstanding, check, .. } = *connection;
+        let (fd, connecting) = (connection.fd(), connection.armed[Op::Connect.index()]);
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
@@ -413,7 +419,11 @@ impl Uring {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
+        // By descriptor the kernel looks at all operations there are.
+        let cancel = match check {
+            Some(_) => opcode::AsyncCancel::new(Op::Connect.user_data(key, connecting)).build(),
+            None => opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build(),
+        };
         if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
             tracing::error!(%error, "a closed connection's operations could not be cancelled");
         }
@@ -480,6 +490,8 @@ fn place(key: u32) -> usize {
 /// How often, and how long each time, completions of closed connections are waited for.
 const DRAIN_TURNS: u32 = 100;
 const DRAIN_TURN: Duration = Duration::from_millis(5);
+/// How often a turn asks for 20 withheld completions: a flood must not keep timers waiting.
+const ASKS_MAX: u32 = 4_096;
 /// No connection.
 const NONE: u32 = u32::MAX;
 /// Submission entries; when they are used up, they are submitted early.
