@@ -58,6 +58,7 @@ pub mod wire;
 pub mod histogram;
 pub mod loss;
 pub mod dial;
+pub mod tcp_info;
 
 pub mod probe;
 pub mod echo;

@@ -312,8 +312,8 @@ fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
-/// Local ports of raw checks at most, each a descriptor: as many checks can ask one address and port
-/// at once.
+/// Local ports of raw checks at most, each a descriptor: as many checks can ask one address and
+/// port at once.
 const RAW_PORTS_MAX: u16 = 4_096;
 /// How often a check begins anew without having learnt anything.
 const REPEATS_MAX: u8 = 8;
