@@ -1,6 +1,7 @@
 //! Starts the sections that a [`Config`] has, keeps the control plane running, and stops
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
+mod info;
 mod output;
 mod preflight;
 mod probing;
@@ -54,10 +55,10 @@ pub fn run(config: &Config) -> Result<Verdict> {
 fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verdict> {
     let signal = signals::catch()?;
     sys::raise_descriptor_limit();
-    // A run of checks has clocks of its own, and its own word on them.
-    let clock = match config.check {
-        Some(_) => ClockChoice::Application,
-        None => config.measuring.clock,
+    // A run of checks has clocks of its own, and its own word on them; a look needs none.
+    let clock = match (&config.check, &config.info) {
+        (None, None) => config.measuring.clock,
+        _ => ClockChoice::Application,
     };
     let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -67,9 +68,10 @@ fn run_logged(config: &Config, screen: Screen, stats: Arc<Stats>) -> Result<Verd
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
-        match &config.check {
-            Some(check) => sweep::run(config, check, &detected, screen, &stats, signal).await,
-            None => App::start(config, &detected, screen, stats)?.work(signal).await,
+        match (&config.check, &config.info) {
+            (Some(check), _) => sweep::run(config, check, &detected, screen, &stats, signal).await,
+            (None, Some(info)) => info::run(info, screen, &stats, signal).await,
+            (None, None) => App::start(config, &detected, screen, stats)?.work(signal).await,
         }
     });
     // A lookup that hangs must not hold up the end.

@@ -36,6 +36,8 @@ pub(super) enum Command {
     Both(BothCommand),
     /// Check TCP ports by half-open handshakes: exit code 1 unless all are open.
     Check(CheckCommand),
+    /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
+    Info(InfoCommand),
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +120,26 @@ pub(super) struct CheckCommand {
     )]
     pub(super) method: String,
     /// One JSON object a check on standard output, and a summary.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: SocketFlags,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InfoCommand {
+    /// host:port, [v6]:port, [v6%zone]:port.
+    #[arg(value_name = "ADDR")]
+    pub(super) address: Option<String>,
+    /// How long resolving and connecting may take.
+    #[arg(long, value_name = "DURATION", default_value = defaults::INFO_TIMEOUT)]
+    pub(super) timeout: String,
+    /// Look again each second.
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// One JSON object a look on standard output.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

@@ -211,6 +211,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
         check: None,
+        info: None,
         web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    CheckSection, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
-    Target, WebSection, WireChoice,
+    CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
+    ServeSection, Slo, Target, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -67,6 +67,7 @@ fn nothing() -> Config {
         serve: None,
         probe: None,
         check: None,
+        info: None,
         web: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,
@@ -423,8 +424,33 @@ fn bad_checks() {
 }
 
 #[test]
+fn info_command_lines() {
+    let run = |section| Config { info: Some(section), ..nothing() };
+    let plain = InfoSection {
+        address: "db:443".parse().unwrap(),
+        timeout: Duration::from_secs(3),
+        watch: false,
+        socket: SocketOptions::default(),
+        report: ReportMode::Live,
+    };
+    check("info db:443", run(plain));
+    check_refused("info", "info: no address; write e.g. rttscope info 10.0.0.1:443");
+    check(
+        "info [::1]:9 --watch --json --timeout 500ms --ttl 3",
+        run(InfoSection {
+            address: "[::1]:9".parse().unwrap(),
+            timeout: Duration::from_millis(500),
+            watch: true,
+            socket: SocketOptions { ttl: Some(3), ..SocketOptions::default() },
+            report: ReportMode::Json,
+        }),
+    );
+}
+
+#[test]
 fn bad_words_and_flags() {
-    let commands = "rttscope serve, rttscope probe TARGET, rttscope both or rttscope check ADDR";
+    let commands = "rttscope serve, rttscope probe TARGET, rttscope both, \
+         rttscope check ADDR or rttscope info ADDR";
     for (line, message) in [
         ("", format!("no command; write {commands}")),
         ("server", "server: no such command; write rttscope serve".to_owned()),

@@ -20,6 +20,8 @@ pub struct Config {
     pub probe: Option<ProbeSection>,
     /// Check addresses so many times each, and end, if present. Alone.
     pub check: Option<CheckSection>,
+    /// Show what the kernel knows of one connection, if present. Alone.
+    pub info: Option<InfoSection>,
     /// Serve HTTP, if present.
     pub web: Option<WebSection>,
     /// How the measuring threads work.
@@ -91,6 +93,21 @@ pub struct CheckSection {
     pub report: ReportMode,
     /// Show the configuration and each check that is not open.
     pub verbose: bool,
+}
+
+/// A look at one connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InfoSection {
+    /// Whom to connect to.
+    pub address: HostPort,
+    /// How long resolving and connecting may take.
+    pub timeout: Duration,
+    /// Look again each second, until a signal or the connection's end.
+    pub watch: bool,
+    /// Options of the socket.
+    pub socket: SocketOptions,
+    /// What goes to standard output.
+    pub report: ReportMode,
 }
 
 /// One probed address.
@@ -227,6 +244,8 @@ pub mod defaults {
     pub const CONCURRENCY: &str = "1";
     /// See [`super::CheckSection::timeout`].
     pub const CHECK_TIMEOUT_MS: &str = "1000";
+    /// See [`super::InfoSection::timeout`].
+    pub const INFO_TIMEOUT: &str = "3s";
     /// See [`super::MeasuringSection::threads`].
     pub const THREADS: &str = "1";
 }

@@ -59,7 +59,17 @@ pub enum Place {
 /// What the kernel counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A number that stands for something, flags, or an exponent.
+    /// A [`State`](super::State).
+    State,
+    /// A [`CaState`](super::CaState).
+    CaState,
+    /// Bits of [`Options`](super::Options).
+    Options,
+    /// A [`FastOpenFailure`](super::FastOpenFailure).
+    FastOpenFailure,
+    /// Yes or no.
+    Flag,
+    /// Another number that stands for something, or an exponent.
     Code,
     /// How often.
     Count,
@@ -147,10 +157,10 @@ impl Unit {
     #[must_use]
     pub const fn suffix(self) -> &'static str {
         match self {
-            Self::Code | Self::Count | Self::Segments => "",
             Self::Bytes => "_bytes",
             Self::BytesPerSecond => "_bytes_per_second",
             Self::Micros | Self::Millis => "_seconds",
+            _ => "",
         }
     }
 }

@@ -132,7 +132,7 @@ impl Raw {
     /// The connection's state.
     #[must_use]
     pub fn state(&self) -> Option<State> {
-        self.number(&members::state).and_then(|it| State::typed(it, Unit::Code))
+        self.number(&members::state).and_then(|it| State::typed(it, Unit::State))
     }
 
     #[inline]

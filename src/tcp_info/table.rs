@@ -70,9 +70,9 @@ macro_rules! members {
 
 members! {
     /// State of the connection, as a number of include/net/tcp_states.h.
-    state: State = bytes(0, 1), Code, Gauge "tcp_info_state", "2.4";
+    state: State = bytes(0, 1), State, Gauge "tcp_info_state", "2.4";
     /// State of congestion control: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss.
-    ca_state: CaState = bytes(1, 1), Code, Gauge "tcp_info_ca_state", "2.4";
+    ca_state: CaState = bytes(1, 1), CaState, Gauge "tcp_info_ca_state", "2.4";
     /// Timeouts in a row without an answer.
     retransmits: u8 = bytes(2, 1), Count, Gauge "tcp_info_retransmits", "2.4";
     /// Unanswered probes of a zero window or of an idle peer.
@@ -80,16 +80,16 @@ members! {
     /// Doublings of the retransmission timeout in force.
     backoff: u8 = bytes(4, 1), Count, Gauge "tcp_info_backoff", "2.4";
     /// Options in use: 1 timestamps, 2 SACK, 4 window scaling, 8 ECN, 16 ECN seen, 32 data in SYN.
-    options: Options = bytes(5, 1), Code, Gauge "tcp_info_options", "2.4";
+    options: Options = bytes(5, 1), Options, Gauge "tcp_info_options", "2.4";
     /// Shift of the windows that the peer announces.
     snd_wscale: u8 = bits(6, 0, 4, [7, 7]), Code, Gauge "tcp_info_snd_wscale", "2.4";
     /// Shift of the windows that we announce.
     rcv_wscale: u8 = bits(6, 4, 4, [7, 7]), Code, Gauge "tcp_info_rcv_wscale", "2.4";
     /// Whether the application, not the network, limited the delivery rate.
-    delivery_rate_app_limited: bool = bits(7, 0, 1, [168, 168]), Code,
+    delivery_rate_app_limited: bool = bits(7, 0, 1, [168, 168]), Flag,
         Gauge "tcp_info_delivery_rate_app_limited", "4.9";
     /// Why TCP Fast Open failed: 0 unknown, 1 no cookie, 2 SYN data not acked, 3 SYN retransmitted.
-    fastopen_client_fail: FastOpenFailure = bits(7, 1, 2, [232, 240]), Code,
+    fastopen_client_fail: FastOpenFailure = bits(7, 1, 2, [232, 240]), FastOpenFailure,
         Gauge "tcp_info_fastopen_client_fail", "5.5";
 
     /// Retransmission timeout.

@@ -138,21 +138,28 @@ impl Options {
     /// The connection began with TCP Fast Open (Linux 6.14).
     pub const FAST_OPEN: Self = Self(128);
 
-    const NAMES: [(Self, &str); 8] = [
-        (Self::TIMESTAMPS, "timestamps"),
-        (Self::SACK, "sack"),
-        (Self::WINDOW_SCALING, "window-scaling"),
-        (Self::ECN, "ecn"),
-        (Self::ECN_SEEN, "ecn-seen"),
-        (Self::SYN_DATA, "syn-data"),
-        (Self::MICROSECOND_TIMESTAMPS, "microsecond-timestamps"),
-        (Self::FAST_OPEN, "fast-open"),
+    /// Each with its name, and as `ss` shortens it.
+    const NAMES: [(Self, &str, &str); 8] = [
+        (Self::TIMESTAMPS, "timestamps", "ts"),
+        (Self::SACK, "sack", "sack"),
+        (Self::WINDOW_SCALING, "window-scaling", "wscale"),
+        (Self::ECN, "ecn", "ecn"),
+        (Self::ECN_SEEN, "ecn-seen", "ecnseen"),
+        (Self::SYN_DATA, "syn-data", "syndata"),
+        (Self::MICROSECOND_TIMESTAMPS, "microsecond-timestamps", "usects"),
+        (Self::FAST_OPEN, "fast-open", "fastopen"),
     ];
 
     /// Whether all of these are in use.
     #[must_use]
     pub const fn contains(self, others: Self) -> bool {
         self.0 & others.0 == others.0
+    }
+
+    /// From the kernel's bits.
+    #[must_use]
+    pub const fn new(bits: u8) -> Self {
+        Self(bits)
     }
 
     /// As the kernel's bits.
@@ -163,7 +170,12 @@ impl Options {
 
     /// Names of those in use.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES.into_iter().filter(move |(one, _)| self.contains(*one)).map(|(_, name)| name)
+        Self::NAMES.into_iter().filter(move |it| self.contains(it.0)).map(|(_, name, _)| name)
+    }
+
+    /// The same, short.
+    pub fn short_names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |it| self.contains(it.0)).map(|(_, _, short)| short)
     }
 }
 

@@ -19,7 +19,7 @@ const ARROWS: [(&str, Names); 20] = [
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
-    ("report", Names::Only(&["event", "histogram", "sample", "stats", "time"])),
+    ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
     (
         "worker",
