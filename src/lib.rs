@@ -81,3 +81,4 @@ pub mod cli;
 pub mod app;
 
 pub mod checker;
+pub mod collector;

@@ -447,14 +447,16 @@ fn info_command_lines() {
     );
 }
 
+/// What is written if there is no command.
+const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
+                             rttscope check ADDR or rttscope info ADDR";
+
 #[test]
 fn bad_words_and_flags() {
-    let commands = "rttscope serve, rttscope probe TARGET, rttscope both, \
-         rttscope check ADDR or rttscope info ADDR";
     for (line, message) in [
-        ("", format!("no command; write {commands}")),
+        ("", format!("no command; write {COMMAND_LINES}")),
         ("server", "server: no such command; write rttscope serve".to_owned()),
-        ("relay a:1", format!("relay: no such command; write {commands}")),
+        ("relay a:1", format!("relay: no such command; write {COMMAND_LINES}")),
         ("chek a:1", "chek: no such command; write rttscope check".to_owned()),
         ("probe", "probe: no target; write e.g. rttscope probe 10.0.0.1:4000".to_owned()),
         (

@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 20] = [
+const ARROWS: [(&str, Names); 21] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, Names); 20] = [
         "checker",
         Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
     ),
+    ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
