@@ -187,6 +187,14 @@ pub(super) struct ProberFlags {
     /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
     #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
     pub(super) slo: Vec<String>,
+    /// What to show of the kernel's TCP_INFO of each connection, on /metrics.
+    #[arg(
+        long,
+        value_name = "MEMBERS",
+        default_value = "default",
+        value_parser = ["all", "default", "off"]
+    )]
+    pub(super) tcp_info: String,
     /// Half-open checks (SYN, SYN-ACK, RST) instead of echo probes: any TCP port will do.
     #[arg(long)]
     pub(super) check: bool,

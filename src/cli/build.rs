@@ -9,7 +9,7 @@ use super::{Place, UsageError, check, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, WebSection, WireChoice, limits, setting,
+    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice, limits, setting,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -143,6 +143,11 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout)?,
+        tcp_info: match flags.tcp_info.as_str() {
+            "all" => TcpInfoChoice::All,
+            "off" => TcpInfoChoice::Off,
+            _ => TcpInfoChoice::Default,
+        },
         check: check_method(flags)?,
         report: if flags.json { ReportMode::Json } else { ReportMode::Live },
     })
@@ -162,6 +167,7 @@ fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError>
     let echo_only = [
         ("--wire", flags.wire != "auto"),
         ("--padding", flags.padding != "0"),
+        ("--tcp-info", flags.tcp_info != "default"),
         ("--adaptive", flags.adaptive),
         ("--slo", !flags.slo.is_empty()),
     ];

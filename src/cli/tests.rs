@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, WebSection, WireChoice,
+    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -56,6 +56,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
         report: ReportMode::Live,
@@ -110,6 +111,14 @@ fn serve_command_lines() {
 fn probe_command_lines() {
     let probe = |section| Config { probe: Some(section), ..nothing() };
     check("probe db:4000", probe(prober(&["db:4000"])));
+    for (words, tcp_info) in [
+        ("--tcp-info all", TcpInfoChoice::All),
+        ("--tcp-info=default", TcpInfoChoice::Default),
+        ("--tcp-info=off", TcpInfoChoice::Off),
+    ] {
+        let section = ProbeSection { tcp_info, ..prober(&["db:4000"]) };
+        check(&format!("probe db:4000 {words}"), probe(section));
+    }
     check(
         "probe a=10.0.0.1:4000 [fe80::1%eth0]:4000 :4000",
         probe(prober(&["a=10.0.0.1:4000", "[fe80::1%eth0]:4000", "localhost:4000"])),

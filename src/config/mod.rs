@@ -68,6 +68,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly.
     pub slos: Vec<Slo>,
+    /// What is shown of the kernel's `TCP_INFO` of each connection.
+    pub tcp_info: TcpInfoChoice,
     /// Check by half-open handshakes instead of echo probes, by this method.
     pub check: Option<MethodChoice>,
     /// What goes to standard output.
@@ -140,6 +142,18 @@ pub enum WireChoice {
     V2,
     /// Offer v3; a peer that lacks it is an error outcome.
     V3,
+}
+
+/// How much of `TCP_INFO` is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpInfoChoice {
+    /// All that the kernel fills.
+    All,
+    /// A few members that tell most.
+    #[default]
+    Default,
+    /// Nothing; the kernel is not asked.
+    Off,
 }
 
 /// One objective: this share of probes is received within the threshold.

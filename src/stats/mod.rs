@@ -5,7 +5,9 @@
 pub mod slo;
 
 mod check;
+mod program;
 mod published;
+mod tcp_info;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,8 +16,11 @@ use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::host::{Capability, ProcessUsage};
 use crate::loss;
 use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
+use crate::tcp_info::Members;
 
 pub use self::check::{CheckSeries, CheckSnapshot};
+pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
+pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 
 use self::published::Published;
 use self::slo::{Objectives, SloCounters, SloSnapshot};
@@ -38,6 +43,7 @@ pub struct ProbeSeries {
     stages: [LazyHistogram; Stage::ALL.len()],
     slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
+    tcp_info: TcpInfoSeries,
 }
 
 /// What one worker's responder measures into for one listener.
@@ -49,24 +55,6 @@ pub struct EchoSeries {
     residence: LazyHistogram,
 }
 
-/// What a measuring thread measures about itself.
-#[derive(Debug)]
-pub struct WorkerSeries {
-    thread: String,
-    lateness: Histogram,
-}
-
-/// What was built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BuildInfo {
-    /// Version of the package.
-    pub version: &'static str,
-    /// Operating system it was built for.
-    pub os: &'static str,
-    /// Processor architecture it was built for.
-    pub arch: &'static str,
-}
-
 /// Every series there is, and what the control plane counts. One for each program.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -74,6 +62,7 @@ pub struct Stats {
     report_samples_dropped: AtomicU64,
     log_lines_dropped: AtomicU64,
     http_connections_refused: AtomicU64,
+    scrapes: AtomicU64,
 }
 
 /// Everything there is to show, at one moment. Plain data.
@@ -126,6 +115,8 @@ pub struct ProbeSnapshot {
     pub slos: Vec<SloSnapshot>,
     /// Failed resolutions of the name.
     pub resolve_failures: u64,
+    /// What the kernel knows of the connection.
+    pub tcp_info: TcpInfoSnapshot,
 }
 
 /// One listener at one moment, summed over its workers.
@@ -137,15 +128,6 @@ pub struct EchoSnapshot {
     pub counters: EchoCounters,
     /// Kernel receive to kernel send; `None` while there is none.
     pub residence: Option<HistogramSnapshot>,
-}
-
-/// One measuring thread at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerSnapshot {
-    /// Its name.
-    pub thread: String,
-    /// How late it woke up from timed waits.
-    pub lateness: HistogramSnapshot,
 }
 
 impl ProbeSeries {
@@ -171,7 +153,20 @@ impl ProbeSeries {
             app_rtt: LazyHistogram::default(),
             stages: Default::default(),
             resolve_failures: AtomicU64::new(0),
+            tcp_info: TcpInfoSeries::new(Members::default()),
         }
+    }
+
+    /// The same, which also shows these members of `TCP_INFO`.
+    #[must_use]
+    pub fn with_tcp_info(self, members: Members) -> Self {
+        Self { tcp_info: TcpInfoSeries::new(members), ..self }
+    }
+
+    /// What the kernel knows of the connection; `None` if none of it is to be shown.
+    #[must_use]
+    pub fn tcp_info(&self) -> Option<&TcpInfoSeries> {
+        Some(&self.tcp_info).filter(|series| !series.is_empty())
     }
 
     /// The `target` label.
@@ -235,6 +230,7 @@ impl ProbeSeries {
             stages: snapshots(Stage::ALL, &self.stages),
             slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+            tcp_info: self.tcp_info.snapshot(),
         }
     }
 }
@@ -306,38 +302,6 @@ impl EchoSnapshot {
         self.counters = EchoCounters::from_words(sum);
         let both = self.residence.iter().chain(&other.residence);
         self.residence = HistogramSnapshot::merged(both);
-    }
-}
-
-impl WorkerSeries {
-    /// An empty series of this thread.
-    #[must_use]
-    pub fn new(thread: impl Into<String>) -> Self {
-        let lateness = Histogram::new(Arc::new(Boundaries::new(&[])));
-        Self { thread: thread.into(), lateness }
-    }
-
-    /// Records by how much a timed wait ended later than asked for.
-    pub fn record_lateness(&self, ns: u64) {
-        self.lateness.record(ns);
-    }
-
-    /// The state now.
-    #[must_use]
-    pub fn snapshot(&self) -> WorkerSnapshot {
-        WorkerSnapshot { thread: self.thread.clone(), lateness: self.lateness.snapshot() }
-    }
-}
-
-impl BuildInfo {
-    /// This program.
-    #[must_use]
-    pub const fn current() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            os: std::env::consts::OS,
-            arch: std::env::consts::ARCH,
-        }
     }
 }
 
@@ -413,6 +377,17 @@ impl Stats {
     /// Counts an HTTP connection that was closed at once.
     pub fn count_http_connection_refused(&self) {
         self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a scrape: workers keep what costs system calls fresh only while somebody reads it.
+    pub fn count_scrape(&self) {
+        self.scrapes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often somebody has scraped.
+    #[must_use]
+    pub fn scrapes(&self) -> u64 {
+        self.scrapes.load(Ordering::Relaxed)
     }
 
     /// Everything now. The lock is held only while the list of series is copied.

@@ -143,6 +143,12 @@ impl Unit {
         number as f64 / f64::from(self.per_base())
     }
 
+    /// Whether numbers in base units are whole.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        self.per_base() == 1
+    }
+
     /// Nanoseconds, if it is a time; saturating.
     #[must_use]
     pub const fn ns(self, number: u64) -> Option<u64> {
@@ -212,6 +218,13 @@ impl Members {
     #[must_use]
     pub const fn contains(self, member: &Member) -> bool {
         self.0 >> member.index & 1 == 1
+    }
+
+    /// Its place among them; `None` if it is none of them.
+    #[must_use]
+    pub const fn place_of(self, member: &Member) -> Option<usize> {
+        let before = self.0 & ((1 << member.index) - 1);
+        if self.contains(member) { Some(before.count_ones() as usize) } else { None }
     }
 
     /// Those of both sets.

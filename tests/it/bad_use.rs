@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 62] = [
+const BAD: [(&str, &str); 64] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -46,6 +46,8 @@ const BAD: [(&str, &str); 62] = [
     ("probe h:1 -interval=1s", "--interval"),
     ("probe h:1 --io=epoll", "poll"),
     ("probe h:1 --clock=atomic", "kernel"),
+    ("probe h:1 --tcp-info=some", "default"),
+    ("probe h:1 --check --tcp-info=all", "--tcp-info"),
     ("probe h:1 --threads=0", "threads"),
     ("probe h:1 --log.level=loud", "info"),
     ("probe --targets=/nonexistent/targets.json", "targets"),

@@ -68,6 +68,8 @@ mod check;
 mod outages;
 /// The responder under pressure.
 mod limits;
+/// `TCP_INFO` of probes' connections on /metrics.
+mod connection_info;
 /// `TCP_INFO` against the kernel's own description of it.
 mod tcp_info;
 /// Responders that are not ours.

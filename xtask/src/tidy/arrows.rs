@@ -19,14 +19,14 @@ const ARROWS: [(&str, Names); 21] = [
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
-    ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
+    ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
-    ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
+    ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "tcp_info", "time"])),
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "time",
-            "timers",
+            "check", "echo", "event", "probe", "sample", "schedule", "stats", "sys", "tcp_info",
+            "time", "timers",
         ]),
     ),
     ("sys", Names::Only(&["event", "host", "sample", "tcp_info", "time"])),

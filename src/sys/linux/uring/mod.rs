@@ -238,6 +238,12 @@ impl Uring {
         self.pending.retain(|(owner, _)| *owner != flow);
     }
 
+    /// The socket of a flow's connection.
+    pub(in crate::sys) fn socket(&mut self, flow: FlowId) -> Option<&Socket> {
+        let key = self.key(flow)?;
+        self.connection(key).map(|connection| &connection.socket)
+    }
+
     /// See [`crate::sys::Io::submit`].
     ///
     /// # Errors
