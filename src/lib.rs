@@ -67,6 +67,7 @@ pub mod histogram;
 pub mod loss;
 pub mod dial;
 pub mod mix;
+pub mod tcp_info;
 
 pub mod probe;
 pub mod echo;
@@ -89,3 +90,4 @@ pub mod cli;
 pub mod app;
 
 pub mod checker;
+pub mod collector;

@@ -20,6 +20,7 @@ use rttscope::stats::slo::Objectives;
 use rttscope::stats::{EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use rttscope::sys::socket::{self, SocketOptions};
 use rttscope::sys::{Io, IoChoice, IoOptions};
+use rttscope::tcp_info::Members;
 use rttscope::worker::{Change, NewProbe, Outlets, TargetId, Worker, WorkerOptions};
 
 /// The system's allocator, counted.
@@ -97,7 +98,8 @@ fn check(backend: IoChoice, stamps: bool) {
     let prober = start("probe");
     let name = address.to_string();
     let objectives = Arc::new(Objectives::new(Vec::new()));
-    let series = stats.add_probe(ProbeSeries::new(&name, &name, Vec::new(), objectives));
+    let series = ProbeSeries::new(&name, &name, Vec::new(), objectives);
+    let series = stats.add_probe(series.with_tcp_info(Members::ALL));
     prober.change(Change::Probe(Box::new(NewProbe {
         target: TargetId(0),
         settings: settings_of(address, stamps),

@@ -2,6 +2,7 @@
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
 mod checking;
+mod info;
 mod output;
 mod preflight;
 mod probing;
@@ -61,10 +62,10 @@ fn run_logged(
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
     let signal = signals::catch()?;
-    // A run of checks has clocks of its own, and its own word on them.
-    let clock = match config.check {
-        Some(_) => ClockChoice::Application,
-        None => config.measuring.clock,
+    // A run of checks has clocks of its own, and its own word on them; a look needs none.
+    let clock = match (&config.check, &config.info) {
+        (None, None) => config.measuring.clock,
+        _ => ClockChoice::Application,
     };
     let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -74,11 +75,14 @@ fn run_logged(
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
-        match &config.check {
-            Some(check) => {
+        match (&config.check, &config.info) {
+            (Some(check), _) => {
                 sweep::run(config, check, checks, &detected, screen, &stats, signal).await
             }
-            None => App::start(config, checks, &detected, screen, stats)?.work(signal).await,
+            (None, Some(info)) => info::run(info, screen, &stats, signal).await,
+            (None, None) => {
+                App::start(config, checks, &detected, screen, stats)?.work(signal).await
+            }
         }
     });
     // A lookup that hangs must not hold up the end.

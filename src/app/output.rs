@@ -55,7 +55,8 @@ impl Screen {
     pub(super) fn open(config: &Config, stats: &Arc<Stats>) -> Result<(Self, log::Drain)> {
         let probe = config.probe.as_ref().map(|probe| probe.report);
         let check = config.check.as_ref().map(|check| check.report);
-        let screen = match probe.or(check) {
+        let info = config.info.as_ref().map(|info| info.report);
+        let screen = match probe.or(check).or(info) {
             Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
             Some(ReportMode::Json) => Self::Json,
             Some(ReportMode::Quiet) | None => Self::Quiet,

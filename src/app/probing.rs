@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::checking::follow;
 use super::{App, Workshop, preflight, reachable};
 use crate::check::WatchSettings;
-use crate::config::{HostPort, ProbeSection, Target, WireChoice, limits};
+use crate::config::{HostPort, ProbeSection, Target, TcpInfoChoice, WireChoice, limits};
 use crate::event::Ending;
 use crate::histogram::Boundaries;
 use crate::probe::{ProbeSettings, Wire};
@@ -19,6 +19,7 @@ use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
 use crate::stats::{CheckSeries, ProbeSeries};
 use crate::sys::{Checks, Follower, clock};
+use crate::tcp_info::Members;
 use crate::time::duration_ns;
 use crate::worker::{Change, NewProbe, NewWatch, TargetId};
 
@@ -97,11 +98,12 @@ impl App {
         tracing::info!(targets = targets.len(), io, threads, stamps = workshop.stamps, "probing");
         let options = Arc::new(probe.socket.clone());
         let objectives = Arc::new(objectives(probe));
+        let members = tcp_info_members(probe.tcp_info, self.web.is_some());
         for (number, target) in targets.iter().enumerate() {
             let address = target.address.to_string();
             let series =
                 ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
-            let series = self.stats.add_probe(series);
+            let series = self.stats.add_probe(series.with_tcp_info(members));
             let worker = number % threads;
             self.probers[worker].change(Change::Probe(Box::new(NewProbe {
                 target: TargetId(u32::try_from(number).context("too many targets")?),
@@ -184,6 +186,16 @@ fn objectives(probe: &ProbeSection) -> Objectives {
         objective_ratio: slo.objective_ratio,
     };
     Objectives::new(probe.slos.iter().map(objective).collect())
+}
+
+/// Without a page nobody sees them, and the kernel is not asked.
+fn tcp_info_members(choice: TcpInfoChoice, shown: bool) -> Members {
+    match choice {
+        _ if !shown => Members::default(),
+        TcpInfoChoice::All => Members::ALL,
+        TcpInfoChoice::Default => Members::DEFAULT,
+        TcpInfoChoice::Off => Members::default(),
+    }
 }
 
 /// Known for ever if the host is a literal address; a name is asked for by the flow.

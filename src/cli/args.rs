@@ -36,6 +36,8 @@ pub(super) enum Command {
     Both(BothCommand),
     /// Check TCP ports by half-open handshakes: exit code 1 unless all are open.
     Check(CheckCommand),
+    /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
+    Info(InfoCommand),
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +129,26 @@ pub(super) struct CheckCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct InfoCommand {
+    /// host:port, [v6]:port, [v6%zone]:port.
+    #[arg(value_name = "ADDR")]
+    pub(super) address: Option<String>,
+    /// How long resolving and connecting may take.
+    #[arg(long, value_name = "DURATION", default_value = defaults::INFO_TIMEOUT)]
+    pub(super) timeout: String,
+    /// Look again each second.
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// One JSON object a look on standard output.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: SocketFlags,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ResponderFlags {
     /// Close a connection on which nothing came for this long.
     #[arg(long, value_name = "DURATION", default_value = defaults::IDLE_TIMEOUT)]
@@ -165,6 +187,14 @@ pub(super) struct ProberFlags {
     /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
     #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
     pub(super) slo: Vec<String>,
+    /// What to show of the kernel's TCP_INFO of each connection, on /metrics.
+    #[arg(
+        long,
+        value_name = "MEMBERS",
+        default_value = "default",
+        value_parser = ["all", "default", "off"]
+    )]
+    pub(super) tcp_info: String,
     /// Half-open checks (SYN, SYN-ACK, RST) instead of echo probes: any TCP port will do.
     #[arg(long)]
     pub(super) check: bool,

@@ -2,14 +2,14 @@
 //! settings, each complaint with its flag in front.
 
 use super::args::{
-    BothCommand, Cli, Command, CommonFlags, ProbeCommand, ProberFlags, ResponderFlags,
+    BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags,
 };
 use super::{Place, UsageError, check, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
-    BadValue, Config, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
-    Target, WebSection, WireChoice, limits, setting,
+    BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
+    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice, limits, setting,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -22,6 +22,7 @@ pub(super) fn config(cli: &Cli) -> Result<(Config, Vec<UsageError>), UsageError>
         Command::Probe(command) => probe(command),
         Command::Both(command) => both(command),
         Command::Check(command) => return check::config(command),
+        Command::Info(command) => info(command),
     };
     whole.map(|config| (config, Vec::new()))
 }
@@ -45,6 +46,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: None,
         check: None,
+        info: None,
         web: Some(web_section(&command.web_listen_address)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -61,6 +63,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         serve: None,
         probe: Some(probe),
         check: None,
+        info: None,
         web,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -72,7 +75,30 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: Some(probe_section(&command.prober)?),
         check: None,
+        info: None,
         web: Some(web_section(&command.web_listen_address)?),
+        measuring: measuring_section(&command.common)?,
+        log: log_section(&command.common),
+    })
+}
+
+fn info(command: &InfoCommand) -> Result<Config, UsageError> {
+    let Some(address) = &command.address else {
+        return Err(UsageError::new("info: no address; write e.g. rttscope info 10.0.0.1:443"));
+    };
+    let section = InfoSection {
+        address: value_at(Place::Target, address, str::parse)?,
+        timeout: flag("--timeout", &command.timeout, setting::timeout)?,
+        watch: command.watch,
+        socket: socket_options(&command.socket)?,
+        report: if command.json { ReportMode::Json } else { ReportMode::Live },
+    };
+    Ok(Config {
+        serve: None,
+        probe: None,
+        check: None,
+        info: Some(section),
+        web: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -117,6 +143,11 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout)?,
+        tcp_info: match flags.tcp_info.as_str() {
+            "all" => TcpInfoChoice::All,
+            "off" => TcpInfoChoice::Off,
+            _ => TcpInfoChoice::Default,
+        },
         check: check_method(flags)?,
         report: if flags.json { ReportMode::Json } else { ReportMode::Live },
     })
@@ -136,6 +167,7 @@ fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError>
     let echo_only = [
         ("--wire", flags.wire != "auto"),
         ("--padding", flags.padding != "0"),
+        ("--tcp-info", flags.tcp_info != "default"),
         ("--adaptive", flags.adaptive),
         ("--slo", !flags.slo.is_empty()),
     ];

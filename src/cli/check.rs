@@ -31,7 +31,8 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
     let (addresses, complaints) = list.finish()?;
     let check = Some(CheckSection { addresses, ..settings });
     let log = log_section(&command.common);
-    Ok((Config { serve: None, probe: None, check, web: None, measuring, log }, complaints))
+    let config = Config { serve: None, probe: None, check, info: None, web: None, measuring, log };
+    Ok((config, complaints))
 }
 
 /// In ms, as tcp-checker, or as a duration.

@@ -8,8 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::{COMMANDS, UsageError, shown};
 
 /// Every command with what it needs.
-const COMMAND_LINES: &str =
-    "rttscope serve, rttscope probe TARGET, rttscope both or rttscope check ADDR";
+const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
+                             rttscope check ADDR or rttscope info ADDR";
 
 /// The line for `error`, which clap found in `args`.
 pub(super) fn one_line(error: &clap::Error, args: &[OsString]) -> UsageError {

@@ -19,7 +19,7 @@ mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 4] = ["serve", "probe", "both", "check"];
+const COMMANDS: [&str; 5] = ["serve", "probe", "both", "check", "info"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]

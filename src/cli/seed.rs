@@ -17,8 +17,8 @@ use super::complaint::nearest;
 use super::{COMMANDS, Parsed, Place, UsageError, args, shown, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
-    BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target, WebSection,
-    WireChoice, defaults, setting,
+    BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target,
+    TcpInfoChoice, WebSection, WireChoice, defaults, setting,
 };
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
@@ -211,6 +211,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
         check: None,
+        info: None,
         web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,
@@ -255,6 +256,7 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
         report: ReportMode::Quiet,

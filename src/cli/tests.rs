@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    CheckSection, LogSection, MeasuringSection, ProbeSection, ReportMode, ServeSection, Slo,
-    Target, WebSection, WireChoice,
+    CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
+    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -56,6 +56,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         wire: WireChoice::Auto,
         padding_bytes: 0,
         socket: SocketOptions::default(),
+        tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
         report: ReportMode::Live,
@@ -67,6 +68,7 @@ fn nothing() -> Config {
         serve: None,
         probe: None,
         check: None,
+        info: None,
         web: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,
@@ -109,6 +111,14 @@ fn serve_command_lines() {
 fn probe_command_lines() {
     let probe = |section| Config { probe: Some(section), ..nothing() };
     check("probe db:4000", probe(prober(&["db:4000"])));
+    for (words, tcp_info) in [
+        ("--tcp-info all", TcpInfoChoice::All),
+        ("--tcp-info=default", TcpInfoChoice::Default),
+        ("--tcp-info=off", TcpInfoChoice::Off),
+    ] {
+        let section = ProbeSection { tcp_info, ..prober(&["db:4000"]) };
+        check(&format!("probe db:4000 {words}"), probe(section));
+    }
     check(
         "probe a=10.0.0.1:4000 [fe80::1%eth0]:4000 :4000",
         probe(prober(&["a=10.0.0.1:4000", "[fe80::1%eth0]:4000", "localhost:4000"])),
@@ -423,12 +433,39 @@ fn bad_checks() {
 }
 
 #[test]
+fn info_command_lines() {
+    let run = |section| Config { info: Some(section), ..nothing() };
+    let plain = InfoSection {
+        address: "db:443".parse().unwrap(),
+        timeout: Duration::from_secs(3),
+        watch: false,
+        socket: SocketOptions::default(),
+        report: ReportMode::Live,
+    };
+    check("info db:443", run(plain));
+    check_refused("info", "info: no address; write e.g. rttscope info 10.0.0.1:443");
+    check(
+        "info [::1]:9 --watch --json --timeout 500ms --ttl 3",
+        run(InfoSection {
+            address: "[::1]:9".parse().unwrap(),
+            timeout: Duration::from_millis(500),
+            watch: true,
+            socket: SocketOptions { ttl: Some(3), ..SocketOptions::default() },
+            report: ReportMode::Json,
+        }),
+    );
+}
+
+/// What is written if there is no command.
+const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
+                             rttscope check ADDR or rttscope info ADDR";
+
+#[test]
 fn bad_words_and_flags() {
-    let commands = "rttscope serve, rttscope probe TARGET, rttscope both or rttscope check ADDR";
     for (line, message) in [
-        ("", format!("no command; write {commands}")),
+        ("", format!("no command; write {COMMAND_LINES}")),
         ("server", "server: no such command; write rttscope serve".to_owned()),
-        ("relay a:1", format!("relay: no such command; write {commands}")),
+        ("relay a:1", format!("relay: no such command; write {COMMAND_LINES}")),
         ("chek a:1", "chek: no such command; write rttscope check".to_owned()),
         ("probe", "probe: no target; write e.g. rttscope probe 10.0.0.1:4000".to_owned()),
         (

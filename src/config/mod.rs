@@ -20,6 +20,8 @@ pub struct Config {
     pub probe: Option<ProbeSection>,
     /// Check addresses so many times each, and end, if present. Alone.
     pub check: Option<CheckSection>,
+    /// Show what the kernel knows of one connection, if present. Alone.
+    pub info: Option<InfoSection>,
     /// Serve HTTP, if present.
     pub web: Option<WebSection>,
     /// How the measuring threads work.
@@ -66,6 +68,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly.
     pub slos: Vec<Slo>,
+    /// What is shown of the kernel's `TCP_INFO` of each connection.
+    pub tcp_info: TcpInfoChoice,
     /// Check by half-open handshakes instead of echo probes, by this method.
     pub check: Option<MethodChoice>,
     /// What goes to standard output.
@@ -91,6 +95,21 @@ pub struct CheckSection {
     pub report: ReportMode,
     /// Show the configuration and each check that is not open.
     pub verbose: bool,
+}
+
+/// A look at one connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InfoSection {
+    /// Whom to connect to.
+    pub address: HostPort,
+    /// How long resolving and connecting may take.
+    pub timeout: Duration,
+    /// Look again each second, until a signal or the connection's end.
+    pub watch: bool,
+    /// Options of the socket.
+    pub socket: SocketOptions,
+    /// What goes to standard output.
+    pub report: ReportMode,
 }
 
 /// One probed address.
@@ -123,6 +142,18 @@ pub enum WireChoice {
     V2,
     /// Offer v3; a peer that lacks it is an error outcome.
     V3,
+}
+
+/// How much of `TCP_INFO` is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpInfoChoice {
+    /// All that the kernel fills.
+    All,
+    /// A few members that tell most.
+    #[default]
+    Default,
+    /// Nothing; the kernel is not asked.
+    Off,
 }
 
 /// One objective: this share of probes is received within the threshold.
@@ -227,6 +258,8 @@ pub mod defaults {
     pub const CONCURRENCY: &str = "1";
     /// See [`super::CheckSection::timeout`].
     pub const CHECK_TIMEOUT_MS: &str = "1000";
+    /// See [`super::InfoSection::timeout`].
+    pub const INFO_TIMEOUT: &str = "3s";
     /// See [`super::MeasuringSection::threads`].
     pub const THREADS: &str = "1";
 }

@@ -182,6 +182,7 @@ async fn exposition(State(state): State<HttpState>, headers: HeaderMap) -> Respo
     // A large exposition takes many ms; on a thread of its own it does not hold up other requests.
     let encoding = spawn_blocking(move || {
         let _turn = turn;
+        stats.count_scrape();
         let mut snapshot = stats.snapshot();
         snapshot.process = process_usage();
         let snapshot = Arc::new(snapshot);

@@ -205,6 +205,9 @@ impl Exposition {
         scratch: &mut Scratch,
     ) -> fmt::Result {
         let Self { snapshot, format, .. } = self;
+        if !self.is_announced(family) {
+            return Ok(());
+        }
         let unit = family.unit.map(|unit| Unit::Other(unit.to_owned()));
         let (name, unit) = match format {
             Format::OpenMetrics => (family.stem(), unit.as_ref()),
@@ -228,6 +231,12 @@ impl Exposition {
             Read::CheckCounter(read) => {
                 self.checks(&mut out, |check, out| out.whole(&[], read(&check.counters)))
             }
+            Read::TcpInfo(member) => {
+                self.probes(&mut out, |probe, out| match probe.tcp_info.number(member) {
+                    Some(number) if member.unit.is_whole() => out.whole(&[], number),
+                    number => out.maybe(number.map(|number| member.unit.base(number))),
+                })
+            }
             Read::Slo(read) => self.probes(&mut out, |probe, out| {
                 probe.slos.iter().try_for_each(|slo| read(slo, out))
             }),
@@ -244,6 +253,17 @@ impl Exposition {
                 Some(Value::Real(value)) => out.real(&[], value),
                 None => Ok(()),
             },
+        }
+    }
+
+    /// Whether a family stands there even without a sample. Of `TCP_INFO` only what this kernel
+    /// fills, and was chosen.
+    fn is_announced(&self, family: &Family) -> bool {
+        match family.read {
+            Read::TcpInfo(member) => {
+                self.snapshot.probes.iter().any(|probe| probe.tcp_info.number(member).is_some())
+            }
+            _ => true,
         }
     }
 
@@ -358,7 +378,11 @@ mod tests {
     use crate::sample::{
         CheckClock, CheckCounters, Clock, EchoCounters, Method, ProbeCounters, Stage,
     };
-    use crate::stats::{BuildInfo, CheckSeries, ProbeSeries, Stats, WorkerSnapshot};
+    use crate::stats::{
+        BuildInfo, CheckSeries, ProbeSeries, Stats, TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter,
+        WorkerSnapshot,
+    };
+    use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
     use crate::stats::slo::{Objective, Objectives, SloSnapshot};
 
@@ -414,7 +438,20 @@ mod tests {
             stages: vec![(Stage::Lag, histogram(&[999])), (Stage::Peer, histogram(&[2_000]))],
             slos: vec![SloSnapshot { objective, total: 1_000, good: 998 }],
             resolve_failures: 9,
+            tcp_info: tcp_info(),
         }
+    }
+
+    /// Each member its place in the table, and one more.
+    fn tcp_info() -> TcpInfoSnapshot {
+        let series = TcpInfoSeries::new(Members::ALL);
+        let mut raw = Raw::empty(0);
+        for (member, number) in MEMBERS.iter().zip(1..) {
+            let number = if matches!(member.place, Place::Bits { .. }) { 1 } else { number };
+            raw.set(member, number);
+        }
+        TcpInfoWriter::new(&series).record(&series, &raw);
+        series.snapshot()
     }
 
     fn unused_probe() -> ProbeSnapshot {

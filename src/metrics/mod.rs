@@ -8,6 +8,7 @@
 
 mod check;
 mod exposition;
+mod tcp_info;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use crate::host::ProcessUsage;
 use crate::sample::{CheckCounters, EchoCounters, ProbeCounters};
 use crate::stats::slo::SloSnapshot;
 use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
+use crate::tcp_info::Member;
 use crate::time::seconds;
 
 use self::exposition::{Format, Out};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(check::FAMILIES)
+    FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES)
 }
 
 /// What is written of probes, of the responder and of the program.
@@ -399,6 +401,7 @@ enum Read {
     ProbeCounter(fn(&ProbeCounters) -> u64),
     Check(fn(&CheckSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     CheckCounter(fn(&CheckCounters) -> u64),
+    TcpInfo(&'static Member),
     Slo(fn(&SloSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     Echo(fn(&EchoSnapshot, &mut Out<'_, '_>) -> fmt::Result),
     EchoCounter(fn(&EchoCounters) -> u64),

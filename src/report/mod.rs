@@ -1,8 +1,9 @@
 //! What a prober says on standard output: JSON lines for scripts (`json`), a table that redraws
-//! itself or plain lines for people (`live`, `table`). Plain rows and samples in, bytes out; where
-//! the numbers come from is not known here.
+//! itself or plain lines for people (`live`, `table`); and what `check` and `info` say. Plain rows
+//! and samples in, bytes out; where the numbers come from is not known here.
 
 pub mod check;
+pub mod info;
 pub mod json;
 pub mod live;
 pub mod table;

@@ -5,7 +5,10 @@
 pub mod slo;
 
 mod check;
+mod echo;
+mod program;
 mod published;
+mod tcp_info;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,9 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::host::{Capability, EventLosses, ProcessUsage};
 use crate::loss;
-use crate::sample::{Clock, EchoCounters, Outcome, ProbeCounters, Sample, Stage};
+use crate::sample::{Clock, Outcome, ProbeCounters, Sample, Stage};
+use crate::tcp_info::Members;
 
 pub use self::check::{CheckSeries, CheckSnapshot};
+pub use self::echo::{EchoSeries, EchoSnapshot};
+pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
+pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 
 use self::published::Published;
 use self::slo::{Objectives, SloCounters, SloSnapshot};
@@ -38,33 +45,7 @@ pub struct ProbeSeries {
     stages: [LazyHistogram; Stage::ALL.len()],
     slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
-}
-
-/// What one worker's responder measures into for one listener.
-#[derive(Debug)]
-pub struct EchoSeries {
-    listener: String,
-    boundaries: Arc<Boundaries>,
-    counters: Published<{ EchoCounters::WORDS }>,
-    residence: LazyHistogram,
-}
-
-/// What a measuring thread measures about itself.
-#[derive(Debug)]
-pub struct WorkerSeries {
-    thread: String,
-    lateness: Histogram,
-}
-
-/// What was built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BuildInfo {
-    /// Version of the package.
-    pub version: &'static str,
-    /// Operating system it was built for.
-    pub os: &'static str,
-    /// Processor architecture it was built for.
-    pub arch: &'static str,
+    tcp_info: TcpInfoSeries,
 }
 
 /// Every series there is, and what the control plane counts. One for each program.
@@ -74,6 +55,7 @@ pub struct Stats {
     report_samples_dropped: AtomicU64,
     log_lines_dropped: AtomicU64,
     http_connections_refused: AtomicU64,
+    scrapes: AtomicU64,
 }
 
 /// Everything there is to show, at one moment. Plain data.
@@ -128,26 +110,8 @@ pub struct ProbeSnapshot {
     pub slos: Vec<SloSnapshot>,
     /// Failed resolutions of the name.
     pub resolve_failures: u64,
-}
-
-/// One listener at one moment, summed over its workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EchoSnapshot {
-    /// The `listener` label.
-    pub listener: String,
-    /// What was counted.
-    pub counters: EchoCounters,
-    /// Kernel receive to kernel send; `None` while there is none.
-    pub residence: Option<HistogramSnapshot>,
-}
-
-/// One measuring thread at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerSnapshot {
-    /// Its name.
-    pub thread: String,
-    /// How late it woke up from timed waits.
-    pub lateness: HistogramSnapshot,
+    /// What the kernel knows of the connection.
+    pub tcp_info: TcpInfoSnapshot,
 }
 
 impl ProbeSeries {
@@ -173,7 +137,20 @@ impl ProbeSeries {
             app_rtt: LazyHistogram::default(),
             stages: Default::default(),
             resolve_failures: AtomicU64::new(0),
+            tcp_info: TcpInfoSeries::new(Members::default()),
         }
+    }
+
+    /// The same, which also shows these members of `TCP_INFO`.
+    #[must_use]
+    pub fn with_tcp_info(self, members: Members) -> Self {
+        Self { tcp_info: TcpInfoSeries::new(members), ..self }
+    }
+
+    /// What the kernel knows of the connection; `None` if none of it is to be shown.
+    #[must_use]
+    pub fn tcp_info(&self) -> Option<&TcpInfoSeries> {
+        Some(&self.tcp_info).filter(|series| !series.is_empty())
     }
 
     /// The `target` label.
@@ -248,6 +225,7 @@ impl ProbeSeries {
             stages: Vec::new(),
             slos: Vec::new(),
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+            tcp_info: self.tcp_info.snapshot(),
         }
     }
 }
@@ -275,82 +253,6 @@ impl ProbeSnapshot {
     #[must_use]
     pub fn stage(&self, wanted: Stage) -> Option<&HistogramSnapshot> {
         self.stages.iter().find(|(stage, _)| *stage == wanted).map(|(_, histogram)| histogram)
-    }
-}
-
-impl EchoSeries {
-    /// An empty series of this listener.
-    #[must_use]
-    pub fn new(listener: impl Into<String>) -> Self {
-        Self {
-            listener: listener.into(),
-            boundaries: Arc::new(Boundaries::new(&[])),
-            counters: Published::default(),
-            residence: LazyHistogram::default(),
-        }
-    }
-
-    /// Shows these counters to readers from now on.
-    pub fn publish(&self, counters: &EchoCounters) {
-        self.counters.publish(counters.to_words());
-    }
-
-    /// Records a reply's residence: kernel receive to kernel send.
-    pub fn record_residence(&self, ns: u64) {
-        self.residence.record(&self.boundaries, ns);
-    }
-
-    /// The state now.
-    #[must_use]
-    pub fn snapshot(&self) -> EchoSnapshot {
-        EchoSnapshot {
-            listener: self.listener.clone(),
-            counters: EchoCounters::from_words(self.counters.read()),
-            residence: self.residence.snapshot(),
-        }
-    }
-}
-
-impl EchoSnapshot {
-    /// Adds what another worker of the same listener counted.
-    fn add(&mut self, other: &Self) {
-        let (mine, theirs) = (self.counters.to_words(), other.counters.to_words());
-        let sum = std::array::from_fn(|word| mine[word] + theirs[word]);
-        self.counters = EchoCounters::from_words(sum);
-        let both = self.residence.iter().chain(&other.residence);
-        self.residence = HistogramSnapshot::merged(both);
-    }
-}
-
-impl WorkerSeries {
-    /// An empty series of this thread.
-    #[must_use]
-    pub fn new(thread: impl Into<String>) -> Self {
-        let lateness = Histogram::new(Arc::new(Boundaries::new(&[])));
-        Self { thread: thread.into(), lateness }
-    }
-
-    /// Records by how much a timed wait ended later than asked for.
-    pub fn record_lateness(&self, ns: u64) {
-        self.lateness.record(ns);
-    }
-
-    /// The state now.
-    #[must_use]
-    pub fn snapshot(&self) -> WorkerSnapshot {
-        WorkerSnapshot { thread: self.thread.clone(), lateness: self.lateness.snapshot() }
-    }
-}
-
-impl BuildInfo {
-    /// This program.
-    #[must_use]
-    pub const fn current() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            os: std::env::consts::OS,
-            arch: std::env::consts::ARCH,
-        }
     }
 }
 
@@ -457,6 +359,17 @@ impl Stats {
         self.lock().capabilities.clone()
     }
 
+    /// Counts a scrape: workers keep what costs system calls fresh only while somebody reads it.
+    pub fn count_scrape(&self) {
+        self.scrapes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often somebody has scraped.
+    #[must_use]
+    pub fn scrapes(&self) -> u64 {
+        self.scrapes.load(Ordering::Relaxed)
+    }
+
     /// Everything now. The lock is held only while the list of series is copied.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -535,7 +448,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::event::{Failure, RxStamps};
-    use crate::sample::Stamps;
+    use crate::sample::{EchoCounters, Stamps};
     use crate::time::{Mono, Now, Wall};
 
     use super::slo::Objective;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::poll::Poll;
-use super::{Checks, Completion, IoChoice, IoEvent, IoOptions, clock};
+use super::{Checks, Completion, IoChoice, IoEvent, IoOptions, clock, platform};
 use crate::event::{Answer, Ending, Event, Failure, FlowId, RxStamps, TxStamp};
+use crate::tcp_info::Raw;
 use crate::time::{Mono, Now};
 
 /// A thread's I/O. Made and used on one thread only.
@@ -157,6 +158,13 @@ impl Io {
     /// Closes a flow's connection or listener, if it has one.
     pub fn close(&mut self, flow: FlowId) {
         forward!(self, io => io.close(flow));
+    }
+
+    /// What the kernel knows of a flow's connection, if it has one and the platform tells. A system
+    /// call.
+    pub fn tcp_info(&mut self, flow: FlowId) -> Option<Raw> {
+        let socket = forward!(self, io => io.socket(flow))?;
+        platform::tcp_info(socket).ok()
     }
 
     /// Hands everything asked for so far to the kernel, without waiting.

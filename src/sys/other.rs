@@ -7,6 +7,13 @@ use std::io;
 
 use socket2::Socket;
 
+use crate::tcp_info::Raw;
+
+/// Every kernel has a struct of its own.
+pub(super) fn tcp_info(_socket: &Socket) -> io::Result<Raw> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "TCP_INFO is not read on this platform"))
+}
+
 /// Not known here.
 pub(super) fn bind_interface(_socket: &Socket, _name: &str, _ipv6: bool) -> io::Result<()> {
     let message = "not supported on this platform; use --source with the interface's address";

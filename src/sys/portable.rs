@@ -69,6 +69,11 @@ pub(super) fn nonblocking_stream(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The system's name: nothing depends on its version.
+pub(super) fn kernel_release() -> String {
+    std::env::consts::OS.to_owned()
+}
+
 /// The option exists on Linux only.
 pub(super) fn delay_acknowledgement(_socket: &Socket) -> io::Result<()> {
     let message = "half-open checks by kernel sockets exist on Linux only; use --method dial";

@@ -12,8 +12,9 @@ use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::mix::BuildMix;
 use crate::probe::Probe;
 use crate::sample::{CheckOutcome, CheckSample};
-use crate::stats::{CheckSeries, EchoSeries, ProbeSeries};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, TcpInfoWriter};
 use crate::sys::socket::{ProberError, SocketOptions};
+use crate::tcp_info::Raw;
 use crate::time::{Mono, Now};
 use crate::timers::Timers;
 
@@ -58,6 +59,8 @@ pub(super) struct Probing {
     pub(super) options: Arc<SocketOptions>,
     pub(super) series: Arc<ProbeSeries>,
     pub(super) told_finished: bool,
+    /// What is remembered to show the kernel's numbers, if they are wanted.
+    pub(super) tcp_info: Option<Box<TcpInfoWriter>>,
     /// The failure that was logged last; the same again is not news.
     pub(super) logged: Option<Failure>,
 }
@@ -83,6 +86,9 @@ impl Table {
         match (flows.get_mut(flow.index()), answering) {
             (Some(Flow::Probe(probing)), _) => {
                 probing.log(&event);
+                if matches!(event, Event::Closed(_)) {
+                    probing.end_tcp_info();
+                }
                 probing.probe.on(event, at, outbox);
             }
             (Some(Flow::Watch(watching)), _) => watching.watch.on(event, at, outbox),
@@ -163,6 +169,20 @@ impl Answering {
 }
 
 impl Probing {
+    /// Shows what the kernel knows of the connection.
+    pub(super) fn record_tcp_info(&mut self, raw: &Raw) {
+        if let (Some(writer), Some(series)) = (&mut self.tcp_info, self.series.tcp_info()) {
+            writer.record(series, raw);
+        }
+    }
+
+    /// The connection has ended.
+    pub(super) fn end_tcp_info(&mut self) {
+        if let (Some(writer), Some(series)) = (&mut self.tcp_info, self.series.tcp_info()) {
+            writer.end(series);
+        }
+    }
+
     /// Says why there is no socket to connect with, once for each change.
     pub(super) fn log_no_socket(&mut self, failure: Failure, to: SocketAddr, why: &ProberError) {
         if self.logged != Some(failure) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+use super::sampling::Sampling;
 use super::sweeping::Sweeping;
 use super::table::{Answering, Flow, Probing, Table, Watching};
 use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, TargetId};
@@ -16,7 +17,7 @@ use crate::check::sweep::SweepTarget;
 use crate::echo::{Echo, Responder, ResponderSettings};
 use crate::event::{Action, Event, Failure, FlowId};
 use crate::probe::Probe;
-use crate::stats::{EchoSeries, WorkerSeries};
+use crate::stats::{EchoSeries, TcpInfoWriter, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
 use crate::time::{Mono, Now};
 
@@ -38,6 +39,7 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
         }
         turn.complete();
         turn.wake_due(seen_until);
+        turn.sample_tcp_info();
     }
     turn.abandon();
 }
@@ -53,6 +55,9 @@ pub(super) struct Turn {
     by_target: Vec<(TargetId, FlowId)>,
     /// Flows that are due in this turn. Kept for its memory.
     due: Vec<FlowId>,
+    /// Flows whose connections the kernel is asked about, and when.
+    sampled: Vec<FlowId>,
+    sampling: Sampling,
 }
 
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
@@ -70,6 +75,8 @@ impl Turn {
             incoming,
             by_target: Vec::new(),
             due: Vec::new(),
+            sampled: Vec::new(),
+            sampling: Sampling::default(),
         }
     }
 
@@ -96,9 +103,22 @@ impl Turn {
         let NewProbe { target, settings, options, series } = new;
         let at = clock::now();
         let probe = Probe::new(settings, at.mono);
-        let probing =
-            Probing { target, probe, options, series, told_finished: false, logged: None };
+        let tcp_info = series.tcp_info().map(|series| Box::new(TcpInfoWriter::new(series)));
+        let sampled = tcp_info.is_some();
+        let probing = Probing {
+            target,
+            probe,
+            options,
+            series,
+            told_finished: false,
+            tcp_info,
+            logged: None,
+        };
         let flow = self.table.insert(Flow::Probe(Box::new(probing)));
+        if sampled {
+            self.sampled.push(flow);
+            self.sampling.add(at.mono);
+        }
         self.by_target.push((target, flow));
         self.step(flow, Event::Due(at.mono), at);
     }
@@ -288,7 +308,7 @@ impl Turn {
                 Action::Connect(to) => failed = self.connect(flow, to),
                 Action::Send(range) => self.io.send(flow, &self.table.outbox.bytes[range]),
                 Action::Stamp => self.io.stamp(flow),
-                Action::Close => self.io.close(flow),
+                Action::Close => self.close(flow),
                 Action::Check { place, to, ending } => {
                     let attempt = self.table.begin_attempt(flow, place);
                     self.io.check(attempt, to, ending);
@@ -311,6 +331,41 @@ impl Turn {
         self.table.outbox.actions.clear();
         self.table.outbox.bytes.clear();
         failed
+    }
+
+    /// Closes a flow's connection; what the kernel counted of it up to now is kept.
+    fn close(&mut self, flow: FlowId) {
+        if let Some(Flow::Probe(probing)) = self.table.flow(flow)
+            && probing.tcp_info.is_some()
+        {
+            if let Some(raw) = self.io.tcp_info(flow) {
+                probing.record_tcp_info(&raw);
+            }
+            probing.end_tcp_info();
+        }
+        self.io.close(flow);
+    }
+
+    /// Asks the kernel about some connections, once all that was due is on its way.
+    fn sample_tcp_info(&mut self) {
+        if self.sampled.is_empty() {
+            return;
+        }
+        let due = self.sampling.due(clock::mono(), self.outlets.stats.scrapes());
+        if due > 0
+            && let Err(error) = self.io.submit()
+        {
+            tracing::debug!(%error, "submitting failed");
+        }
+        for _ in 0..due {
+            let flow = self.sampled[self.sampling.next()];
+            if let Some(Flow::Probe(probing)) = self.table.flow(flow)
+                && probing.probe.counters().connected == 1
+                && let Some(raw) = self.io.tcp_info(flow)
+            {
+                probing.record_tcp_info(&raw);
+            }
+        }
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr) -> Option<Failure> {

@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 58] = [
+const BAD: [(&str, &str); 64] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -46,9 +46,15 @@ const BAD: [(&str, &str); 58] = [
     ("probe h:1 -interval=1s", "--interval"),
     ("probe h:1 --io=epoll", "poll"),
     ("probe h:1 --clock=atomic", "kernel"),
+    ("probe h:1 --tcp-info=some", "default"),
+    ("probe h:1 --check --tcp-info=all", "--tcp-info"),
     ("probe h:1 --threads=0", "threads"),
     ("probe h:1 --log.level=loud", "info"),
     ("probe --targets=/nonexistent/targets.json", "targets"),
+    ("info", "info 10.0.0.1:443"),
+    ("info host", "port"),
+    ("info a:1 b:1", "b:1"),
+    ("info a:1 --timeout=0s", "timeout"),
     ("check", "check 10.0.0.1:80"),
     ("check host", "port"),
     ("check host:0", "port"),

@@ -19,6 +19,8 @@ mod site;
 /// One `#[test]` for each backend, family and path a test is mounted on.
 #[macro_use]
 mod mount;
+/// What a kernel says of its own structs.
+mod btf;
 /// The product's binary as a process: its lines, its addresses, signals, its end.
 mod run;
 /// A GET over a plain socket.
@@ -70,6 +72,10 @@ mod scale;
 mod outages;
 /// The responder under pressure.
 mod limits;
+/// `TCP_INFO` of probes' connections on /metrics.
+mod connection_info;
+/// `TCP_INFO` against the kernel's own description of it.
+mod tcp_info;
 /// Responders that are not ours.
 mod interop;
 /// Names that nobody knows, and names that move.

@@ -16,8 +16,9 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 9] = [
+pub const TEST: [Tool; 10] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
+    Tool { program: "ss", package: "iproute2", purpose: "a second opinion of TCP_INFO" },
     Tool { program: "tc", package: "iproute2", purpose: "tests of filters left behind" },
     Tool { program: "unshare", package: "util-linux", purpose: "tests in network namespaces" },
     Tool { program: "prometheus", package: "prometheus", purpose: "a scrape by the real server" },

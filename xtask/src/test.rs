@@ -44,7 +44,9 @@ pub fn run(options: &Options) -> Result<()> {
     step("tidy", tidy::run)?;
     step("clippy", || {
         let words = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
-        shell::run(&mut shell::cargo(words))
+        shell::run(&mut shell::cargo(words))?;
+        let words = ["clippy", "--package", "rttscope", "--lib", "--tests", "--all-features"];
+        shell::run(shell::cargo(words).args(["--", "-Dwarnings"]))
     })?;
     let mut skipped: Vec<String> = Vec::new();
     if strict || build_ebpf::is_possible() {
@@ -54,7 +56,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     step("tests", || {
         let mut test = shell::cargo(["test", "--workspace"]);
-        shell::run(test.env("RTTSCOPE_SKIPS", &skips_path))
+        shell::run(test.env("RTTSCOPE_SKIPS", &skips_path))?;
+        let words = ["test", "--package", "rttscope", "--lib", "--all-features", "collector"];
+        shell::run(&mut shell::cargo(words))
     })?;
     step("documentation", || {
         let mut doc = shell::cargo(["doc", "--workspace", "--no-deps"]);

@@ -5,8 +5,9 @@ use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp_info::{self, CLOSED, SYN_RECEIVED, SYN_SENT};
+use super::tcp_info;
 use crate::sys::checks::Handshake;
+use crate::tcp_info::{Raw, State, members};
 
 /// The kernel times a handshake by itself (`tcpi_rtt`) and counts its segments.
 pub(in crate::sys) const TELLS_HANDSHAKES: bool = true;
@@ -31,20 +32,23 @@ pub(in crate::sys) fn disconnect(socket: &Socket) -> bool {
 
 /// Whether a disconnected socket counts from zero again. Before Linux 5.6 it did not.
 pub(in crate::sys) fn has_forgotten_handshake(socket: &Socket) -> bool {
-    tcp_info::read(socket)
-        .is_ok_and(|info| info.segments_sent() == Some(0) && info.total_retransmits() == Some(0))
+    let is_zero = |info: Raw| {
+        info.number(&members::segs_out) == Some(0)
+            && info.number(&members::total_retrans) == Some(0)
+    };
+    tcp_info(socket).is_ok_and(is_zero)
 }
 
 /// How connecting ended, if it has, and how the handshake went. To be read before the socket is
 /// closed, or connected again by io_uring, which forgets what a failed one has counted.
 pub(in crate::sys) fn connected(socket: &Socket) -> Option<(io::Result<()>, Handshake)> {
-    let info = match tcp_info::read(socket) {
+    let info = match tcp_info(socket) {
         Ok(info) => info,
         Err(error) => return Some((Err(error), Handshake::default())),
     };
     let result = match info.state() {
-        Some(SYN_SENT | SYN_RECEIVED) => return None,
-        Some(CLOSED) | None => match socket.take_error() {
+        Some(State::SynSent | State::SynReceived) => return None,
+        Some(State::Close) | None => match socket.take_error() {
             Ok(None) => Err(io::ErrorKind::NotConnected.into()),
             Ok(Some(error)) | Err(error) => Err(error),
         },
@@ -56,18 +60,19 @@ pub(in crate::sys) fn connected(socket: &Socket) -> Option<(io::Result<()>, Hand
 
 /// How the handshake of a connected socket went.
 pub(super) fn handshake(socket: &Socket) -> Handshake {
-    tcp_info::read(socket).map_or_else(|_| Handshake::default(), |info| told(&info))
+    tcp_info(socket).map_or_else(|_| Handshake::default(), |info| told(&info))
 }
 
-fn told(info: &tcp_info::TcpInfo) -> Handshake {
-    let syn_retransmits = info.total_retransmits().unwrap_or(0);
+fn told(info: &Raw) -> Handshake {
+    let total_retransmits = info.number(&members::total_retrans);
+    let sent_again = total_retransmits.unwrap_or(0);
     // After a retransmission nobody knows which SYN was answered (RFC 6298, section 3). Zero is a
     // connection without an answer.
-    let rtt_us = info.rtt_us().filter(|&us| us > 0 && info.total_retransmits() == Some(0));
+    let rtt_us = info.number(&members::rtt).filter(|&us| us > 0 && total_retransmits == Some(0));
     Handshake {
-        rtt_ns: rtt_us.map(|us| u64::from(us) * NS_PER_US),
-        syn_retransmits,
-        answered_back: info.segments_sent().map(|sent| sent > syn_retransmits.saturating_add(1)),
+        rtt_ns: rtt_us.map(|us| us * NS_PER_US),
+        syn_retransmits: u32::try_from(sent_again).unwrap_or(u32::MAX),
+        answered_back: info.number(&members::segs_out).map(|sent| sent > sent_again + 1),
     }
 }
 

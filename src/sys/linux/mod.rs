@@ -6,7 +6,7 @@ pub mod process;
 pub mod stamp;
 pub mod syn;
 pub mod syn_timer;
-pub mod tcp_info;
+mod tcp_info;
 pub mod thread;
 pub mod uring;
 
@@ -14,6 +14,7 @@ pub(super) use self::checking::{
     TELLS_HANDSHAKES, connected, delay_acknowledgement, disconnect, has_forgotten_handshake,
     nonblocking_stream,
 };
+pub(super) use self::tcp_info::{kernel_release, tcp_info};
 pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 
 use std::io;

@@ -211,6 +211,11 @@ impl Poll {
         self.ready.retain(|event| event.key != flow.index());
     }
 
+    /// The socket of a flow's connection.
+    pub(super) fn socket(&mut self, flow: FlowId) -> Option<&Socket> {
+        entry_mut(&mut self.entries, flow).map(|entry| &entry.socket)
+    }
+
     /// See [`super::Io::wait`].
     ///
     /// # Errors

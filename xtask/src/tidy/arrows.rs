@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 20] = [
+const ARROWS: [(&str, Names); 21] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -14,18 +14,19 @@ const ARROWS: [(&str, Names); 20] = [
         "checker",
         Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
     ),
+    ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
-    ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "time"])),
-    ("report", Names::Only(&["event", "histogram", "sample", "stats", "time"])),
-    ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "time"])),
+    ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
+    ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
+    ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "tcp_info", "time"])),
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "mix", "probe", "sample", "schedule", "stats", "sys", "time",
-            "timers",
+            "check", "echo", "event", "mix", "probe", "sample", "schedule", "stats", "sys",
+            "tcp_info", "time", "timers",
         ]),
     ),
     ("sys", Names::Only(&["event", "host", "mix", "sample", "tcp_info", "time"])),

@@ -8,13 +8,51 @@ use socket2::Socket;
 
 use super::connection::Op;
 use super::{Uring, place};
-use crate::event::{Failure, RxStamps, TxStamp};
+use crate::event::{Failure, FlowId, RxStamps, TxStamp};
 use crate::sys::io::Ready;
 use crate::sys::linux::{accept_is_transient, stamp};
 use crate::sys::{TxStampSource, failure};
 use crate::time::{NS_PER_SECOND, Phc, Wall};
 
 impl Uring {
+    /// Takes completions off the ring until one means something to a flow; the number is how many
+    /// bytes of the lent buffer were received.
+    pub(super) fn advance(&mut self) -> Option<(FlowId, Ready, usize)> {
+        loop {
+            if let Some((flow, ready)) = self.pending.pop_front() {
+                return Some((flow, ready, 0));
+            }
+            if let Some((flow, ready)) = self.next_raw_answer() {
+                return Some((flow, ready, 0));
+            }
+            let entry = self.next_entry()?;
+            let (op, key, number) = Op::parse(entry.user_data());
+            match op {
+                Op::Wake => {
+                    if number != self.wake_armed {
+                        continue;
+                    }
+                    if let Err(error) = self.arm_wake() {
+                        tracing::error!(%error, "a measuring thread can no longer be woken");
+                    }
+                }
+                Op::Cancel => {}
+                Op::Raw | Op::RawSend => {
+                    self.complete_raw(op, (key, number), entry.result());
+                }
+                _ => {
+                    if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
+                        let flow = self.connection(key).map(|connection| connection.flow);
+                        // A failed connection is gone; its flow was remembered by `fail`.
+                        if let Some(flow) = flow {
+                            return Some((flow, ready, bytes));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// The next completion. The kernel does no more than 20 pieces of deferred work in one wait
     /// (Linux 6.13, `IO_LOCAL_TW_DEFAULT_MAX`): what has happened and is withheld must be asked
     /// for, or an answer that is there would be taken for a missing one.

@@ -243,6 +243,12 @@ impl Uring {
         self.pending.retain(|(owner, _)| *owner != flow);
     }
 
+    /// The socket of a flow's connection.
+    pub(in crate::sys) fn socket(&mut self, flow: FlowId) -> Option<&Socket> {
+        let key = self.key(flow)?;
+        self.connection(key).map(|connection| &connection.socket)
+    }
+
     /// See [`crate::sys::Io::submit`].
     ///
     /// # Errors
@@ -313,44 +319,6 @@ impl Uring {
         }
         waiting.clear();
         self.starved = waiting;
-    }
-
-    /// Takes completions off the ring until one means something to a flow; the number is how many
-    /// bytes of the lent buffer were received.
-    fn advance(&mut self) -> Option<(FlowId, Ready, usize)> {
-        loop {
-            if let Some((flow, ready)) = self.pending.pop_front() {
-                return Some((flow, ready, 0));
-            }
-            if let Some((flow, ready)) = self.next_raw_answer() {
-                return Some((flow, ready, 0));
-            }
-            let entry = self.next_entry()?;
-            let (op, key, number) = Op::parse(entry.user_data());
-            match op {
-                Op::Wake => {
-                    if number != self.wake_armed {
-                        continue;
-                    }
-                    if let Err(error) = self.arm_wake() {
-                        tracing::error!(%error, "a measuring thread can no longer be woken");
-                    }
-                }
-                Op::Cancel => {}
-                Op::Raw | Op::RawSend => {
-                    self.complete_raw(op, (key, number), entry.result());
-                }
-                _ => {
-                    if let Some((ready, bytes)) = self.complete(op, (key, number), &entry) {
-                        let flow = self.connection(key).map(|connection| connection.flow);
-                        // A failed connection is gone; its flow was remembered by `fail`.
-                        if let Some(flow) = flow {
-                            return Some((flow, ready, bytes));
-                        }
-                    }
-                }
-            }
-        }
     }
 
     fn insert(&mut self, connection: Box<Connection>) -> u32 {

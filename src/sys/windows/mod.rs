@@ -1,5 +1,8 @@
 //! Windows: completion ports through the portable backend.
 
+mod tcp_info;
+
+pub(super) use self::tcp_info::tcp_info;
 pub(super) use super::portable::*;
 
 use std::io;

@@ -1,5 +1,8 @@
 //! macOS: kqueue through the portable backend; interfaces are bound by index.
 
+mod tcp_info;
+
+pub(super) use self::tcp_info::tcp_info;
 pub(super) use super::portable::*;
 pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
 
