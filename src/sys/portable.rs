@@ -270,6 +270,14 @@ pub(crate) mod syn_timer {
             match self.0 {}
         }
 
+        /// The same for checks that are bound to an interface.
+        ///
+        /// # Errors
+        /// If there is no interface of this name.
+        pub fn through(&self, _interface: &str) -> io::Result<Self> {
+            match self.0 {}
+        }
+
         /// What the kernel could not tell.
         #[must_use]
         pub fn losses(&self) -> std::sync::Arc<crate::host::EventLosses> {

@@ -25,6 +25,7 @@ on_each_io_over_veth! {
     a_syn_that_was_dropped_once_is_no_slow_answer,
     a_full_accept_queue_is_a_timeout,
     a_stalled_prober_counts_the_handshake_that_it_completed,
+    checks_bound_to_an_interface_are_timed_there,
 }
 
 alone_over_veth! {
@@ -166,6 +167,35 @@ fn a_stalled_prober_counts_the_handshake_that_it_completed(site: &Site) {
     });
     assert_eq!(exposition.count("tcp_check_completed_handshakes_total", &[]), 1, "{exposition}");
     assert_eq!(exposition.count("tcp_check_syn_retransmits_total", &[]), 1, "{exposition}");
+}
+
+/// The routes lead elsewhere; `--interface` does not ask them.
+fn checks_bound_to_an_interface_are_timed_there(site: &Site) {
+    let listener = Listener::start(site, 128);
+    let prober = &site.lab().prober;
+    let words = "link add decoy0 type veth peer name decoy1";
+    if let Err(error) = prober.ip(words) {
+        return report_skip("half_open::interface", &error.to_string());
+    }
+    prober.ip("link set decoy0 up").unwrap();
+    prober.ip("link set decoy1 up").unwrap();
+    let bits = if site.responder_ip().is_ipv6() { 128 } else { 32 };
+    prober.ip(&format!("route add {}/{bits} dev decoy0", site.responder_ip())).unwrap();
+    for method in HALF_OPEN {
+        let words = format!(
+            "{} --check --method={method} --interface={PROBER_INTERFACE} --count=20 \
+             --interval=10ms --json",
+            listener.address
+        );
+        let ending = site.probe(&words).wait();
+        assert_eq!(ending.code, Some(0), "{method}: {:?}", ending.stderr);
+        if !has_ebpf(&ending.stderr) {
+            return report_skip("half_open::interface", "no eBPF timer here");
+        }
+        let checks = check_lines::parse(&ending.stdout);
+        let timed = checks.iter().filter(|check| check.clock.as_deref() == Some("ebpf")).count();
+        assert_eq!(timed, checks.len(), "{method}: {checks:#?}");
+    }
 }
 
 fn the_wire_sees_syn_synack_rst_and_nothing_else(site: &Site) {

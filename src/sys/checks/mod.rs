@@ -120,7 +120,12 @@ impl Checks {
             }
             tracing::debug!(%error, "the kernel gives no stamps for raw sockets");
         }
-        let (settings, follower) = (settings.clone(), follower.ok());
+        let follower = follower.ok().map(|follower| match &settings.socket.interface {
+            // Without that interface there are no sockets either, and they say so.
+            Some(name) => follower.through(name).unwrap_or(follower),
+            None => follower,
+        });
+        let settings = settings.clone();
         let spares = Spares::new(&settings.socket);
         Ok(Self { method, capabilities, settings, spares, watch, syn, follower })
     }

@@ -43,6 +43,8 @@ pub struct SynTimer {
 pub struct Follower {
     requests: Sender<Request>,
     shared: Arc<Shared>,
+    /// The interface by which everything leaves, whatever the routes say.
+    through: Option<u32>,
 }
 
 impl SynTimer {
@@ -79,7 +81,7 @@ impl SynTimer {
         Ok(Self {
             events: loaded.events,
             unreadable: 0,
-            follower: Follower { requests, shared },
+            follower: Follower { requests, shared, through: None },
             keeper: Some(keeper),
         })
     }
@@ -156,7 +158,7 @@ impl Follower {
     /// "Broken pipe" if the timer is gone.
     pub fn follow_all(&self, to: &[SocketAddr]) -> io::Result<Vec<io::Result<()>>> {
         let (reply, done) = sync_channel(1);
-        let to = to.iter().map(|to| Destination::from(*to)).collect();
+        let to = to.iter().map(|to| self.destination(*to)).collect();
         self.ask(Request::Follow(to, reply))?;
         done.recv().map_err(|_| gone())
     }
@@ -170,7 +172,23 @@ impl Follower {
     /// The opposite, once for each [`Self::follow`].
     pub fn forget(&self, to: SocketAddr) {
         // Who is gone has forgotten it already.
-        let _gone = self.ask(Request::Forget(to.into()));
+        let _gone = self.ask(Request::Forget(self.destination(to)));
+    }
+
+    /// The same for checks that are bound to an interface (`SO_BINDTODEVICE`), as it is numbered
+    /// now: routes have no say.
+    ///
+    /// # Errors
+    /// If there is no interface of this name.
+    pub fn through(&self, interface: &str) -> io::Result<Self> {
+        let through = Some(attach::interface_index(interface)?);
+        Ok(Self { through, ..self.clone() })
+    }
+
+    fn destination(&self, to: SocketAddr) -> Destination {
+        let mut destination = Destination::from(to);
+        destination.through = self.through;
+        destination
     }
 
     fn ask(&self, request: Request) -> io::Result<()> {

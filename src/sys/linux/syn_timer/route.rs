@@ -22,6 +22,8 @@ pub(super) struct Destination {
     address: IpAddr,
     /// The interface of a link-local IPv6 address; 0 without.
     scope: u32,
+    /// The interface by which packets leave, if they have no choice.
+    pub(super) through: Option<u32>,
 }
 
 impl From<SocketAddr> for Destination {
@@ -30,7 +32,7 @@ impl From<SocketAddr> for Destination {
             SocketAddr::V6(to) => to.scope_id(),
             SocketAddr::V4(_) => 0,
         };
-        Self { address: to.ip().to_canonical(), scope }
+        Self { address: to.ip().to_canonical(), scope, through: None }
     }
 }
 
@@ -49,7 +51,18 @@ fn few_interfaces(netlink: &mut Netlink, to: &[Destination]) -> Vec<io::Result<V
         Err(error) => return to.iter().map(|_| Err(same(&error))).collect(),
     };
     let mut next = || route(answers.next().expect("an answer for each question"));
-    to.iter().map(|_| leading(next(), next())).collect()
+    to.iter().map(|to| with(to.through, leading(next(), next()))).collect()
+}
+
+/// Adds the interface by which packets leave anyway; what else leads there may carry answers, and
+/// does if the address is our own.
+fn with(through: Option<u32>, leading: io::Result<Vec<u32>>) -> io::Result<Vec<u32>> {
+    let Some(through) = through else { return leading };
+    let mut found = leading.unwrap_or_default();
+    if !found.contains(&through) {
+        found.push(through);
+    }
+    Ok(found)
 }
 
 /// The interfaces of the route that was chosen, and of all ways of its entry.
