@@ -2,11 +2,12 @@
 //! thousand. The real binary checks, the server counts, and both must tell one story.
 //!
 //! Each run is [`CHECKS`] checks, 100,000 in all runs of a test together. `RTTSCOPE_CHECKS=1000000`
-//! makes that many of each run, for example
+//! makes that many of each run, and 4,000 at once instead of 1,000, for example
 //! `RTTSCOPE_CHECKS=1000000 cargo test --release --test it scale::uring_v4 -- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -57,7 +58,7 @@ fn no_handshake_is_completed_uncounted(site: &Site) {
             site.io.name(),
             listener.address
         );
-        let (outcomes, completed) = run(site, &words, true);
+        let (outcomes, completed) = run(site, &words, listener.address, true);
         drop(hogs);
         let accepted = u64::try_from(listener.accepted()).unwrap();
         tell(site, method, &outcomes, &format!("{completed} told, {accepted} accepted"));
@@ -89,15 +90,17 @@ fn no_answer_is_false(site: &Site) {
         (Late::closed(), "timeout"),
     ];
     let addresses = targets.map(|(address, _)| address.to_string()).join(" ");
-    let each = checks_of_a_run().div_ceil(u64::try_from(targets.len()).unwrap());
+    let checks = checks_of_a_run();
+    let at_once = if checks > CHECKS { 4_000 } else { 1_000 };
+    let each = checks.div_ceil(u64::try_from(targets.len()).unwrap());
     for method in HALF_OPEN {
         let answered_before = late.answered();
         let words = format!(
-            "check --io={} {addresses} -n {each} -c {AT_ONCE} -t {TIMEOUT_MS} --json \
+            "check --io={} {addresses} -n {each} -c {at_once} -t {TIMEOUT_MS} --json \
              --method={method}",
             site.io.name()
         );
-        let (outcomes, completed) = run(site, &words, false);
+        let (outcomes, completed) = run(site, &words, listener.address, false);
         tell(site, method, &outcomes, &format!("{} late", late.answered() - answered_before));
         for (address, truth) in targets {
             let count = |outcome: &str| {
@@ -108,7 +111,7 @@ fn no_answer_is_false(site: &Site) {
             assert_eq!(count(truth) + late, each, "{method} {address} {truth}: {outcomes:?}");
             let answers = [Late::open(), Late::closed()].contains(&address) || truth != "timeout";
             assert!(answers || late == 0, "{method} {address} {truth}: {outcomes:?}");
-            assert!(late <= each / 4, "{method} {address} {truth}: {outcomes:?}");
+            assert!(count(truth) > each / 4, "{method} {address} {truth}: {outcomes:?}");
         }
         assert!(late.answered() > answered_before, "nothing came late");
         // What is completed because of a stall is told, and nothing else is.
@@ -116,8 +119,8 @@ fn no_answer_is_false(site: &Site) {
     }
 }
 
-/// Checks; the outcomes, and how many handshakes were told as completed.
-fn run(site: &Site, words: &str, stopping: bool) -> (Outcomes, u64) {
+/// Checks; the outcomes, and how many handshakes with this server were told as completed.
+fn run(site: &Site, words: &str, server: SocketAddr, stopping: bool) -> (Outcomes, u64) {
     let (reader, stdout) = std::io::pipe().unwrap();
     let mut run = Run::start_into(&site.prober_place(), words, stdout.into(), Stdio::piped());
     run.wait_for_stderr("checking");
@@ -126,7 +129,7 @@ fn run(site: &Site, words: &str, stopping: bool) -> (Outcomes, u64) {
         if stopping {
             scope.spawn(|| stop_now_and_then(&run, &over));
         }
-        let read = read(BufReader::new(reader));
+        let read = read(BufReader::new(reader), server);
         over.store(true, Ordering::Release);
         read
     });
@@ -135,8 +138,9 @@ fn run(site: &Site, words: &str, stopping: bool) -> (Outcomes, u64) {
     (outcomes, completed)
 }
 
-fn read(lines: impl BufRead) -> (Outcomes, u64) {
+fn read(lines: impl BufRead, server: SocketAddr) -> (Outcomes, u64) {
     let (mut outcomes, mut completed) = (Outcomes::new(), 0);
+    let server = server.to_string();
     for line in lines.lines() {
         let line = line.unwrap();
         if line.starts_with("{\"summary\"") {
@@ -145,8 +149,8 @@ fn read(lines: impl BufRead) -> (Outcomes, u64) {
         let line: Line = serde_json::from_str(&line).unwrap();
         let late = line.outcome != "timeout" && line.elapsed_ns >= duration_ns(LATE_BY);
         let outcome = if late { "late".to_owned() } else { line.outcome };
+        completed += u64::from(line.completed && line.address == server);
         *outcomes.entry((line.address, outcome)).or_default() += 1;
-        completed += u64::from(line.completed);
     }
     (outcomes, completed)
 }
@@ -181,7 +185,6 @@ fn checks_of_a_run() -> u64 {
 const CHECKS: u64 = 12_500;
 /// Connections that the server never accepts, as far as handshakes are completed.
 const BACKLOG: i32 = 4_096;
-const AT_ONCE: u32 = 4_000;
 /// Answers come in far less; late ones come while the next checks run.
 const TIMEOUT_MS: u32 = 200;
 const LATE_BY: Duration = Duration::from_millis(300);

@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::attempts::Route;
 use super::raw;
+use crate::mix::BuildMix;
 use crate::sys::linux::family_unsupported;
 use crate::sys::socket::SocketOptions;
 use crate::time::Mono;
@@ -21,7 +22,7 @@ use crate::time::Mono;
 pub(super) struct Routes {
     /// What is connected to find out, for IPv4 and IPv6.
     askers: [Option<Socket>; 2],
-    known: HashMap<(IpAddr, u32), (Route, Mono)>,
+    known: HashMap<(IpAddr, u32), (Route, Mono), BuildMix>,
 }
 
 impl Routes {
@@ -43,7 +44,7 @@ impl Routes {
             }
             *asker = Some(socket);
         }
-        Ok(Self { askers, known: HashMap::new() })
+        Ok(Self { askers, known: HashMap::default() })
     }
 
     /// The route to an address, at most [`KEEP`] old.
