@@ -126,9 +126,15 @@ fn a_lent_connection_ends_with_its_owner() {
 #[test]
 fn b1_what_a_kernel_does_not_fill_is_left_out_and_nothing_fails() {
     let collector = collector(Members::ALL);
-    for (length, release) in
-        [(0, "2.4"), (104, "2.6"), (168, "4.9"), (232, "5.10"), (248, "6.12"), (280, "6.18")]
-    {
+    for (length, release) in [
+        (0, "2.4"),
+        (104, "2.6"),
+        (168, "4.9"),
+        (232, "5.10"),
+        (248, "6.12"),
+        (280, "6.18"),
+        (280, "7.0"),
+    ] {
         let raw = ones(length, release);
         let page = page_of(&collector, raw);
         for member in MEMBERS {

@@ -157,7 +157,7 @@ mod tests {
     fn a_table_has_units_and_marks_what_is_not_filled() {
         let lines = table("db:1", "6.1.2", &raw());
         assert_eq!(lines[0], "db:1  kernel 6.1.2, 232 bytes of TCP_INFO");
-        assert_eq!(lines.len(), 71);
+        assert_eq!(lines.len(), 1 + MEMBERS.len());
         let check = |name: &str, value: &str, note: &str| {
             let row = lines.iter().find(|line| line.starts_with(&format!("{name} "))).unwrap();
             let rest = row[NAME_WIDTH..].trim_start().to_owned();
@@ -195,7 +195,7 @@ mod tests {
         let start = "{\"address\":\"db:1\",\"kernel\":\"6.1.2\",\"length\":232,\"fields\":{\
                      \"state\":\"established\",\"ca_state\":\"open\",\"retransmits\":0,";
         assert!(line.starts_with(start), "{line}");
-        assert!(line.ends_with("\"accecn_opt_seen\":null}}\n"), "{line}");
+        assert!(line.ends_with("\"options2\":null}}\n"), "{line}");
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         let fields = value["fields"].as_object().unwrap();
         assert_eq!(fields.len(), MEMBERS.len());

@@ -17,10 +17,17 @@ pub struct TcpInfoSeries {
 /// What the worker remembers to write a series: counters go on where the last connection ended.
 #[derive(Debug)]
 pub struct TcpInfoWriter {
-    /// What earlier connections counted, for each member.
-    ended: Box<[u64]>,
-    /// What this one has counted.
-    current: Box<[u64]>,
+    /// Of the members that are counters, in their order.
+    counted: Box<[Counted]>,
+}
+
+/// What one counter is made of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    /// By connections that have ended.
+    before: u64,
+    /// By this one.
+    now: u64,
 }
 
 /// The newest numbers at one moment.
@@ -66,34 +73,36 @@ impl TcpInfoWriter {
     /// For a series that is new.
     #[must_use]
     pub fn new(series: &TcpInfoSeries) -> Self {
-        let none: Box<[u64]> = vec![0; series.shown.len()].into();
-        Self { ended: none.clone(), current: none }
+        let counters = series.members.iter().filter(|member| member.kind == Kind::Counter);
+        Self { counted: counters.map(|_| Counted::default()).collect() }
     }
 
     /// Shows what the kernel knows of the connection now.
     pub fn record(&mut self, series: &TcpInfoSeries, raw: &Raw) {
-        for (at, member) in series.members.iter().enumerate() {
+        let mut counters = self.counted.iter_mut();
+        for (shown, member) in series.shown.iter().zip(series.members.iter()) {
             let number = raw.number(member);
-            let shown = match (member.kind, number) {
-                (Kind::Counter, Some(counted)) => {
-                    self.current[at] = counted;
-                    Some(self.ended[at].saturating_add(counted))
+            let counted = if member.kind == Kind::Counter { counters.next() } else { None };
+            let value = match (counted, number) {
+                (Some(counted), Some(now)) => {
+                    counted.now = now;
+                    Some(counted.before.saturating_add(now))
                 }
                 _ => number,
             };
-            series.shown[at].store(shown.unwrap_or(ABSENT), Ordering::Relaxed);
+            shown.store(value.unwrap_or(ABSENT), Ordering::Relaxed);
         }
     }
 
     /// The connection has ended: its counters stay, its gauges have no value any more.
     pub fn end(&mut self, series: &TcpInfoSeries) {
-        for (at, member) in series.members.iter().enumerate() {
-            match member.kind {
-                Kind::Counter => {
-                    let counted = std::mem::take(&mut self.current[at]);
-                    self.ended[at] = self.ended[at].saturating_add(counted);
-                }
-                Kind::Gauge => series.shown[at].store(ABSENT, Ordering::Relaxed),
+        for counted in &mut self.counted {
+            let now = std::mem::take(&mut counted.now);
+            counted.before = counted.before.saturating_add(now);
+        }
+        for (shown, member) in series.shown.iter().zip(series.members.iter()) {
+            if member.kind == Kind::Gauge {
+                shown.store(ABSENT, Ordering::Relaxed);
             }
         }
     }

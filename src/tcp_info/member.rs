@@ -14,8 +14,10 @@ pub struct Member {
     pub name: &'static str,
     /// What it is, in a sentence.
     pub help: &'static str,
-    /// Where it is.
+    /// Where it is, or was at first.
     pub place: Place,
+    /// Where it is since this Linux: then the version must be known, and as new as the member.
+    pub moved: Option<(Kernel, Place)>,
     /// What the kernel counts in.
     pub unit: Unit,
     /// Whether it only grows.
@@ -39,10 +41,10 @@ pub enum Place {
         /// How many.
         width: usize,
     },
-    /// Bits of a byte that was there before they were used, so that the length alone does not
+    /// Bits of bytes that were there before they were used, so that the length alone does not
     /// tell.
     Bits {
-        /// Of the byte.
+        /// Of the first byte.
         offset: usize,
         /// Bits below.
         shift: u32,
@@ -99,12 +101,26 @@ pub enum Kind {
 pub struct Members(u128);
 
 impl Member {
+    /// Where a kernel of this version has it; `None` if that depends on a version that is not
+    /// known, or is older than the member and so not the true one.
+    #[must_use]
+    #[inline]
+    pub const fn place_in(&self, kernel: Option<Kernel>) -> Option<Place> {
+        match (self.moved, kernel) {
+            (None, _) => Some(self.place),
+            (Some((since, moved)), Some(kernel)) if kernel.is_at_least(since) => Some(moved),
+            (Some(_), Some(kernel)) if kernel.is_at_least(self.since) => Some(self.place),
+            (Some(_), _) => None,
+        }
+    }
+
     /// Whether a kernel of this version that returned `length` bytes has filled it.
     #[must_use]
     pub const fn is_filled(&self, length: usize, kernel: Option<Kernel>) -> bool {
-        match self.place {
-            Place::Bytes { .. } => self.place.end() <= length,
-            Place::Bits { length_min, length_sure, .. } => {
+        match self.place_in(kernel) {
+            None => false,
+            Some(Place::Bytes { offset, width }) => offset + width <= length,
+            Some(Place::Bits { length_min, length_sure, .. }) => {
                 let new_enough = match kernel {
                     Some(kernel) => kernel.is_at_least(self.since),
                     None => false,
@@ -121,7 +137,9 @@ impl Place {
     pub const fn end(self) -> usize {
         match self {
             Self::Bytes { offset, width } => offset + width,
-            Self::Bits { offset, .. } => offset + 1,
+            Self::Bits { offset, shift, width, .. } => {
+                offset + (shift + width).div_ceil(u8::BITS) as usize
+            }
         }
     }
 }
@@ -172,7 +190,7 @@ impl Unit {
 }
 
 impl Members {
-    /// All of them: seventy series of each connection.
+    /// All of them: some seventy series of each connection.
     pub const ALL: Self = Self((1 << MEMBERS.len()) - 1);
 
     /// The few that tell most of how a connection does.
@@ -206,10 +224,14 @@ impl Members {
     #[must_use]
     pub fn filled(length: usize, kernel: Option<Kernel>) -> Self {
         let length = length.min(KNOWN_BYTES);
-        let (mut filled, possible) = (SURELY_FILLED[length], POSSIBLY_FILLED[length]);
-        if filled != possible {
-            let by_version = possible.iter().filter(|it| it.is_filled(length, kernel));
-            by_version.for_each(|member| filled.insert(member));
+        let mut filled = SURELY_FILLED[length];
+        let mut open = POSSIBLY_FILLED[length].0 & !filled.0;
+        while open != 0 {
+            let member = &MEMBERS[open.trailing_zeros() as usize];
+            open &= open - 1;
+            if member.is_filled(length, kernel) {
+                filled.insert(member);
+            }
         }
         filled
     }
@@ -262,6 +284,14 @@ pub(super) const fn bits(offset: usize, shift: u32, width: u32, lengths: [usize;
 }
 
 /// The only element, or none.
+pub(super) const fn moved(list: &[(Kernel, Place)]) -> Option<(Kernel, Place)> {
+    match list {
+        [only] => Some(*only),
+        _ => None,
+    }
+}
+
+/// The only element, or none.
 pub(super) const fn optional(list: &[(u64, &'static str)]) -> Option<(u64, &'static str)> {
     match list {
         [only] => Some(*only),
@@ -271,7 +301,7 @@ pub(super) const fn optional(list: &[(u64, &'static str)]) -> Option<(u64, &'sta
 
 /// For each length what is filled whatever the kernel's version.
 static SURELY_FILLED: [Members; KNOWN_BYTES + 1] = filled_by_length(None);
-/// For each length what a kernel of the right version fills.
+/// For each length what a kernel of the right version fills. Nothing is ever taken away.
 static POSSIBLY_FILLED: [Members; KNOWN_BYTES + 1] = filled_by_length(Some(Kernel::NEWEST));
 
 const fn filled_by_length(kernel: Option<Kernel>) -> [Members; KNOWN_BYTES + 1] {

@@ -27,6 +27,8 @@ pub struct Raw {
     bytes: [u8; ROOM],
     length: usize,
     filled: Members,
+    /// Where some members are depends on it.
+    kernel: Option<Kernel>,
 }
 
 /// A kernel's version, as far as what it fills depends on it.
@@ -53,41 +55,38 @@ impl Raw {
     /// The same of a buffer of which `length` bytes were filled, without a copy.
     #[must_use]
     pub fn filled(bytes: [u8; ROOM], length: usize, kernel: Option<Kernel>) -> Self {
-        Self { bytes, length, filled: Members::filled(length, kernel) }
+        Self { bytes, length, filled: Members::filled(length, kernel), kernel }
     }
 
     /// Nothing, to be filled by [`Self::set`] on systems with another struct.
     #[must_use]
     pub fn empty(length: usize) -> Self {
-        Self { bytes: [0; ROOM], length, filled: Members::default() }
+        let kernel = Some(members::accecn_fail_mode.since);
+        Self { bytes: [0; ROOM], length, filled: Members::default(), kernel }
     }
 
     /// Fills a member; a number that has no room there leaves it unfilled.
     pub fn set(&mut self, member: &Member, number: u64) {
-        let Place::Bytes { offset, width } = member.place else {
-            self.set_bits(member, number);
-            return;
+        let Some(place) = member.place_in(self.kernel) else { return };
+        let (offset, shift, width) = match place {
+            Place::Bytes { offset, width } => (offset, 0, width * 8),
+            Place::Bits { offset, shift, width, .. } => (offset, shift, width as usize),
         };
-        let all = number.to_le_bytes();
-        if all[width..].iter().any(|&byte| byte != 0) {
+        if width < 64 && number >> width != 0 {
             return;
         }
-        let place = &mut self.bytes[offset..offset + width];
-        place.copy_from_slice(&all[..width]);
-        if cfg!(target_endian = "big") {
-            place.reverse();
+        if let Place::Bytes { width, .. } = place {
+            let place = &mut self.bytes[offset..offset + width];
+            place.copy_from_slice(&number.to_le_bytes()[..width]);
+            if cfg!(target_endian = "big") {
+                place.reverse();
+            }
+        } else {
+            let mask = ((1_u64 << width) - 1) << shift;
+            let others = self.word(offset) & !mask;
+            let bytes = (others | number << shift).to_le_bytes();
+            self.bytes[offset..place.end()].copy_from_slice(&bytes[..place.end() - offset]);
         }
-        self.filled.insert(member);
-    }
-
-    fn set_bits(&mut self, member: &Member, number: u64) {
-        let Place::Bits { offset, shift, width, .. } = member.place else { return };
-        let Ok(number) = u8::try_from(number) else { return };
-        if number >= 1 << width {
-            return;
-        }
-        let others = self.bytes[offset] & !(((1 << width) - 1) << shift);
-        self.bytes[offset] = others | number << shift;
         self.filled.insert(member);
     }
 
@@ -116,7 +115,7 @@ impl Raw {
         if !self.fills(member) {
             return None;
         }
-        let number = self.stored(member.place);
+        let number = self.stored(member.place_in(self.kernel)?);
         match member.none {
             Some((none, _)) if number == none => None,
             _ => Some(number),
@@ -148,11 +147,16 @@ impl Raw {
                 self.array(offset).map_or(0, u32::from_ne_bytes).into()
             }
             Place::Bytes { offset, .. } => self.array(offset).map_or(0, u64::from_ne_bytes),
-            // The first bit-field of a byte is its lowest bits (x86, Arm, RISC-V).
+            // The first bit-field of a word is its lowest bits (x86, Arm, RISC-V).
             Place::Bits { offset, shift, width, .. } => {
-                u64::from(self.bytes[offset] >> shift & ((1 << width) - 1))
+                self.word(offset) >> shift & ((1 << width) - 1)
             }
         }
+    }
+
+    /// The four bytes from an offset on, the first one lowest.
+    fn word(&self, offset: usize) -> u64 {
+        self.array(offset).map_or(0, u32::from_le_bytes).into()
     }
 
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {

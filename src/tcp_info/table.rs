@@ -3,18 +3,19 @@
 //! follow from here; a new member is a new row.
 //!
 //! A row is: help; name without `tcpi_`; type; place in bytes (offset, width) or bits (offset,
-//! shift, width, and the lengths that [`Place`](super::Place) explains); unit; kind and metric; the
-//! first Linux that has it; and the number that stands for "none", with a word for it.
+//! shift, width, and the lengths that [`Place`](super::Place) explains), with a second place since
+//! the Linux that moved it there; unit; kind and metric; the first Linux that has it; and the
+//! number that stands for "none", with a word for it.
 
 use std::time::Duration;
 
-use super::member::{Kind, Member, Unit, bits, bytes, optional};
+use super::member::{Kind, Member, Unit, bits, bytes, moved, optional};
 use super::{CaState, FastOpenFailure, Kernel, Options, Raw, State, Typed};
 
 macro_rules! members {
     ($(
         $(#[doc = $help:literal])+
-        $name:ident: $type:ty = $place:expr, $unit:ident,
+        $name:ident: $type:ty = $place:expr $(=> $moved_in:literal $moved:expr)?, $unit:ident,
         $kind:ident $metric:literal, $since:literal $(, $none:expr => $word:literal)?;
     )+) => {
         /// What a kernel tells of one TCP connection.
@@ -54,6 +55,7 @@ macro_rules! members {
                 name: stringify!($name),
                 help: concat!($($help),+).trim_ascii(),
                 place: $place,
+                moved: moved(&[$((Kernel::parse($moved_in).expect("a version"), $moved))?]),
                 unit: Unit::$unit,
                 kind: Kind::$kind,
                 metric: $metric,
@@ -239,11 +241,19 @@ members! {
     received_ce_bytes: u64 = bytes(272, 4), Bytes,
         Counter "tcp_info_received_ce_bytes_total", "6.18";
     /// How accurate ECN failed, as bits.
-    accecn_fail_mode: u16 = bytes(276, 2), Code, Gauge "tcp_info_accecn_fail_mode", "6.18";
+    accecn_fail_mode: u16 = bytes(276, 2) => "7.0" bits(276, 4, 4, VERSION_TELLS), Code,
+        Gauge "tcp_info_accecn_fail_mode", "6.18";
     /// Which options of accurate ECN were seen: 0 not, 1 empty, 2 counters, 3 failed.
-    accecn_opt_seen: u16 = bytes(278, 2), Code, Gauge "tcp_info_accecn_opt_seen", "6.18";
+    accecn_opt_seen: u16 = bytes(278, 2) => "7.0" bits(276, 2, 2, VERSION_TELLS), Code,
+        Gauge "tcp_info_accecn_opt_seen", "6.18";
+    /// How ECN was negotiated: 0 not, 1 as in RFC 3168, 2 accurate, 3 not yet.
+    ecn_mode: u8 = bits(276, 0, 2, VERSION_TELLS), Code, Gauge "tcp_info_ecn_mode", "7.0";
+    /// More options in use, as bits.
+    options2: u32 = bits(277, 0, 24, VERSION_TELLS), Code, Gauge "tcp_info_options2", "7.0";
 }
 
+/// Linux 7.0 divided the last four bytes anew, and returns as many as 6.18.
+const VERSION_TELLS: [usize; 2] = [280, usize::MAX];
 /// `TCP_INFINITE_SSTHRESH` (include/net/tcp.h).
 const SSTHRESH_UNLIMITED: u64 = 0x7fff_ffff;
 /// `tcp_min_rtt` of a connection without a sample (`tcp_init_sock`, net/ipv4/tcp.c).

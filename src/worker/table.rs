@@ -60,7 +60,7 @@ pub(super) struct Probing {
     pub(super) series: Arc<ProbeSeries>,
     pub(super) told_finished: bool,
     /// What is remembered to show the kernel's numbers, if they are wanted.
-    pub(super) tcp_info: Option<Box<TcpInfoWriter>>,
+    pub(super) tcp_info: Option<TcpInfoWriter>,
     /// The failure that was logged last; the same again is not news.
     pub(super) logged: Option<Failure>,
 }

@@ -103,7 +103,7 @@ impl Turn {
         let NewProbe { target, settings, options, series } = new;
         let at = clock::now();
         let probe = Probe::new(settings, at.mono);
-        let tcp_info = series.tcp_info().map(|series| Box::new(TcpInfoWriter::new(series)));
+        let tcp_info = series.tcp_info().map(TcpInfoWriter::new);
         let sampled = tcp_info.is_some();
         let probing = Probing {
             target,

@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::from_mut;
 
+use rttscope::tcp_info::Kernel;
+
 /// One frame from a packet socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StampedFrame {
@@ -40,8 +42,12 @@ pub(crate) fn forbid_io_uring(command: &mut Command) {
     unsafe { command.pre_exec(install_filter) };
 }
 
-/// Why this kernel refuses io_uring to us, if it does.
+/// Why this kernel refuses io_uring to us, if it does, or is older than what we need of it.
 pub(crate) fn io_uring_refusal() -> Option<io::Error> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if Kernel::parse(&release) < Kernel::parse("5.19") {
+        return Some(io::Error::new(io::ErrorKind::Unsupported, "Linux is older than 5.19"));
+    }
     // struct io_uring_params is 120 bytes (include/uapi/linux/io_uring.h); zero asks for nothing.
     let mut params = [0_u64; 15];
     let entries: libc::c_long = 1;

@@ -10,6 +10,7 @@ mod build_ebpf;
 mod check_foreign;
 mod deny;
 mod fuzz;
+mod lab;
 mod packages;
 mod shell;
 mod test;
@@ -41,6 +42,9 @@ enum Task {
     Deny,
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Options),
+    /// Runs tests that need another machine than this one.
+    #[command(subcommand)]
+    Lab(lab::Options),
     /// Runs the benches in release mode.
     Bench(bench::Options),
 }
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Lab(options) => lab::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };

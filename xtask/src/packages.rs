@@ -33,6 +33,19 @@ pub const TEST: [Tool; 10] = [
 pub const FUZZ: [Tool; 1] =
     [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];
 
+/// What `cargo xtask lab` needs.
+pub const LAB: [Tool; 8] = [
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", purpose: OTHER_KERNELS },
+    Tool { program: "busybox", package: "busybox-static", purpose: OTHER_KERNELS },
+    Tool { program: "cpio", package: "cpio", purpose: OTHER_KERNELS },
+    Tool { program: "xz", package: "xz-utils", purpose: OTHER_KERNELS },
+    Tool { program: "zstd", package: "zstd", purpose: OTHER_KERNELS },
+    Tool { program: "strip", package: "binutils", purpose: OTHER_KERNELS },
+    Tool { program: "ss", package: "iproute2", purpose: OTHER_KERNELS },
+    Tool { program: "setpriv", package: "util-linux", purpose: OTHER_KERNELS },
+];
+
+const OTHER_KERNELS: &str = "running the tests in other kernels";
 const LIBBPF: &str = "building libbpf, the tests' loader of eBPF";
 
 /// Whether packages can be installed here without asking anybody.

@@ -1,0 +1,130 @@
+//! The laboratory: what needs more than this machine's own kernel. Names of kernels flow in, the
+//! integration tests run inside each, and the first failure flows out.
+
+mod image;
+mod kernel;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+
+use self::image::Image;
+use self::kernel::{KERNELS, Kernel};
+use crate::{packages, shell};
+
+/// What to do in the laboratory.
+#[derive(Subcommand)]
+pub enum Options {
+    /// Boots other Linux kernels under qemu and runs the integration tests inside.
+    Kernels(Kernels),
+}
+
+/// Which kernels, and which tests.
+#[derive(Args)]
+pub struct Kernels {
+    /// Names of kernels, such as 6.1; all of them by default.
+    names: Vec<String>,
+    /// Only tests whose names contain this; may be repeated.
+    #[arg(long = "test")]
+    tests: Vec<String>,
+    /// Seconds after which a machine is stopped.
+    #[arg(long, default_value_t = 1_800)]
+    seconds: u64,
+}
+
+/// Runs them.
+pub fn run(options: &Options) -> Result<()> {
+    let Options::Kernels(options) = options;
+    packages::require(&packages::TEST)?;
+    packages::require(&packages::LAB)?;
+    let wanted = wanted(&options.names)?;
+    let tests = integration_tests()?;
+    let mut failed = Vec::new();
+    for kernel in wanted {
+        let start = Instant::now();
+        println!("\n== Linux {}", kernel.name);
+        let result = run_inside(kernel, &tests, options);
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => println!("== Linux {}: ok after {seconds:.0} s", kernel.name),
+            // What the others say is worth knowing, too.
+            Err(error) => {
+                println!("== Linux {}: {error:#}, after {seconds:.0} s", kernel.name);
+                failed.push(kernel.name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: Linux {}", failed.join(", "));
+    Ok(())
+}
+
+fn run_inside(kernel: &Kernel, tests: &Path, options: &Kernels) -> Result<()> {
+    let found = kernel.fetch(&folder())?;
+    let image = Image::build(&folder(), &found, tests, &options.tests)?;
+    let log = image.boot(options.seconds)?;
+    conclude(kernel.name, &log)
+}
+
+fn wanted(names: &[String]) -> Result<Vec<&'static Kernel>> {
+    if names.is_empty() {
+        return Ok(KERNELS.iter().collect());
+    }
+    let known = KERNELS.map(|kernel| kernel.name).join(", ");
+    let find = |name: &String| KERNELS.iter().find(|kernel| kernel.name == name);
+    let named = names.iter().map(|name| {
+        find(name).with_context(|| format!("no kernel is called {name}; there are: {known}"))
+    });
+    named.collect()
+}
+
+/// The binary of the integration tests, built.
+fn integration_tests() -> Result<PathBuf> {
+    let words = ["test", "--package", "rttscope", "--test", "it", "--no-run"];
+    let mut build = shell::cargo(words);
+    let messages = shell::output(build.arg("--message-format=json-render-diagnostics"))?;
+    let path = messages.lines().rev().find_map(|line| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        let path = rest.split('"').next()?;
+        line.contains("\"kind\":[\"test\"]").then(|| PathBuf::from(path))
+    });
+    path.context("cargo named no test binary")
+}
+
+/// What a machine wrote decides: it has to have said that all is well.
+fn conclude(name: &str, log: &str) -> Result<()> {
+    let path = folder().join(format!("{name}.log"));
+    fs::write(&path, log).with_context(|| format!("cannot write {path:?}"))?;
+    let lines = log.lines().map(str::trim_end);
+    let told = |line: &&str| {
+        ["test result:", "SKIP ", "booted "].iter().any(|start| line.starts_with(start))
+            || line.ends_with("FAILED")
+    };
+    lines.clone().filter(told).for_each(|line| println!("{line}"));
+    ensure!(log.contains("\nbooted "), "Linux {name} did not boot; see {}", path.display());
+    if lines.clone().any(|line| line == "tests ended with 0") {
+        let passed = lines.filter_map(|line| line.strip_prefix("test result: ok. "));
+        ensure!(passed.into_iter().all(|rest| !rest.starts_with("0 passed")), "no test has run");
+        return Ok(());
+    }
+    bail!("tests fail in Linux {name}; the whole log is {}", path.display())
+}
+
+fn folder() -> PathBuf {
+    shell::target_folder().join("lab")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_have_names() {
+        assert_eq!(wanted(&[]).map(|all| all.len()).unwrap_or(0), KERNELS.len());
+        let names = wanted(&["6.1".to_owned()]).map(|some| some[0].name);
+        assert_eq!(names.unwrap_or(""), "6.1");
+        assert!(wanted(&["2.0".to_owned()]).is_err());
+    }
+}
