@@ -345,7 +345,6 @@ impl Workshop<'_> {
     }
 }
 
-/// Binds the HTTP server and starts it; the second value is where the metrics are.
 /// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
 /// goes first.
 fn step_back() {

@@ -117,6 +117,16 @@ impl CheckSeries {
     /// The state now; consistent as [`super::ProbeSeries::snapshot`] is.
     #[must_use]
     pub fn snapshot(&self) -> CheckSnapshot {
+        CheckSnapshot {
+            elapsed: self.elapsed.snapshot(),
+            lag: self.lag.snapshot(),
+            ..self.glance()
+        }
+    }
+
+    /// The same with round trips as the only histograms.
+    #[must_use]
+    pub fn glance(&self) -> CheckSnapshot {
         let newest_clock = self.newest_clock.load(Ordering::Relaxed);
         CheckSnapshot {
             target: self.target.clone(),
@@ -126,8 +136,8 @@ impl CheckSeries {
             up: self.up.load(Ordering::Relaxed),
             newest_clock: CheckClock::ALL.get(newest_clock).copied(),
             rtt: snapshots(CheckClock::ALL, &self.rtt),
-            elapsed: self.elapsed.snapshot(),
-            lag: self.lag.snapshot(),
+            elapsed: None,
+            lag: None,
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
         }
     }

@@ -206,11 +206,12 @@ impl ProbeSeries {
             app_rtt: self.app_rtt.snapshot(),
             stages: snapshots(Stage::ALL, &self.stages),
             slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
+            tcp_info: self.tcp_info.snapshot(),
             ..self.glance()
         }
     }
 
-    /// The same without objectives, and with round trips as the only histograms.
+    /// The same without objectives and TCP_INFO, and with round trips as the only histograms.
     #[must_use]
     pub fn glance(&self) -> ProbeSnapshot {
         ProbeSnapshot {
@@ -225,7 +226,7 @@ impl ProbeSeries {
             stages: Vec::new(),
             slos: Vec::new(),
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
-            tcp_info: self.tcp_info.snapshot(),
+            tcp_info: TcpInfoSnapshot::default(),
         }
     }
 }
@@ -350,7 +351,7 @@ impl Stats {
     ) -> Vec<L> {
         let Registered { probes, checks, .. } = self.lock().clone();
         let probes = probes.iter().map(|series| probe(&series.glance()));
-        probes.chain(checks.iter().map(|series| check(&series.snapshot()))).collect()
+        probes.chain(checks.iter().map(|series| check(&series.glance()))).collect()
     }
 
     /// What works here and what does not.
