@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::json::append;
 use super::table::cut;
 use super::units::time_text;
 use crate::event::Failure;
@@ -458,12 +459,6 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect()
-}
-
-fn append(buffer: &mut Vec<u8>, line: &impl Serialize) {
-    serde_json::to_writer(&mut *buffer, line)
-        .expect("writing to memory cannot fail, and every key is a string");
-    buffer.push(b'\n');
 }
 
 /// Addresses in the table at the end.

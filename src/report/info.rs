@@ -3,6 +3,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::json::append;
 use super::table::cut;
 use super::units::time_text;
 use crate::tcp_info::{CaState, FastOpenFailure, MEMBERS, Member, Options, Raw, State, Unit};
@@ -23,8 +24,7 @@ struct Fields<'a>(&'a Raw);
 /// Appends the line of one look to `buffer`, newline included.
 pub fn append_json(buffer: &mut Vec<u8>, address: &str, kernel: &str, raw: &Raw) {
     let line = Line { address, kernel, length: raw.length(), fields: Fields(raw) };
-    serde_json::to_writer(&mut *buffer, &line).expect("a Vec takes everything");
-    buffer.push(b'\n');
+    append(buffer, &line);
 }
 
 /// One member a line, with what it is; what this kernel does not fill is marked.

@@ -200,7 +200,8 @@ fn numbers(counts: &Counts, rtt: &Quantiles) -> Numbers {
     }
 }
 
-fn append(buffer: &mut Vec<u8>, line: &impl Serialize) {
+/// Appends one object and a newline.
+pub(super) fn append(buffer: &mut Vec<u8>, line: &impl Serialize) {
     serde_json::to_writer(&mut *buffer, line)
         .expect("writing to memory cannot fail, and every key is a string");
     buffer.push(b'\n');
