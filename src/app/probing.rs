@@ -14,6 +14,7 @@ use crate::config::{HostPort, ProbeSection, Target, TcpInfoChoice, WireChoice, l
 use crate::event::Ending;
 use crate::histogram::Boundaries;
 use crate::probe::{ProbeSettings, Wire};
+use crate::report::ip_text;
 use crate::sample::Method;
 use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
@@ -170,12 +171,7 @@ impl App {
 /// The responder of this process as a target.
 fn own_target(answering_at: SocketAddr) -> Target {
     let at = reachable(answering_at);
-    let host = match at {
-        // A link-local address means nothing without its interface.
-        SocketAddr::V6(at) if at.scope_id() != 0 => format!("{}%{}", at.ip(), at.scope_id()),
-        at => at.ip().to_string(),
-    };
-    let address = HostPort { host, port: at.port() };
+    let address = HostPort { host: ip_text(at), port: at.port() };
     Target { name: address.to_string(), address }
 }
 

@@ -1,12 +1,12 @@
 //! What `rttscope check` says: JSON lines for scripts; a progress line, failures and a summary for
 //! people. Finished checks in, text out; pure.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::ip_text;
 use super::json::append;
 use super::table::cut;
 use super::units::time_text;
@@ -429,16 +429,6 @@ fn error_text(outcome: CheckOutcome, why: Option<&str>) -> Option<String> {
     })
 }
 
-/// With the zone, without which a link-local address means nothing.
-fn ip_text(to: SocketAddr) -> String {
-    match (to.ip(), to) {
-        (IpAddr::V6(ip), SocketAddr::V6(to)) if to.scope_id() != 0 => {
-            format!("{ip}%{}", to.scope_id())
-        }
-        (ip, _) => ip.to_string(),
-    }
-}
-
 /// Rows with their columns aligned: the first two to the left, numbers to the right.
 fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let mut widths = [0; N];
@@ -471,6 +461,8 @@ const BAR_CHARS: u64 = 20;
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::net::SocketAddr;
 
     use super::*;
     use crate::time::{Mono, Now};

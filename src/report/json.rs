@@ -3,12 +3,11 @@
 //! is a contract; what was not measured is `null`; times are ns, stamps Unix ns of the wall clock
 //! (`tx_hw` and `rx_hw` are the network card's own clock, as it gave them).
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Counts, Quantiles, Row, total_counts};
+use super::{Counts, Quantiles, Row, ip_text, total_counts};
 use crate::sample::{CheckClock, CheckSample, Clock, Sample};
 use crate::time::{Phc, Wall, duration_ns};
 
@@ -49,7 +48,7 @@ struct CheckLine<'a> {
     target: &'a str,
     address: &'a str,
     seq: u64,
-    ip: Option<IpAddr>,
+    ip: Option<String>,
     port: Option<u16>,
     method: &'static str,
     outcome: &'static str,
@@ -136,8 +135,8 @@ pub fn append_sample(buffer: &mut Vec<u8>, target: &str, address: &str, sample: 
     );
 }
 
-/// Appends the line of one half-open check to `buffer`, newline included; allocates only to grow
-/// it. `due` and `tx_app` are Unix ns.
+/// Appends the line of one half-open check to `buffer`, newline included. `due` and `tx_app` are
+/// Unix ns.
 pub fn append_check(buffer: &mut Vec<u8>, target: &str, address: &str, check: &CheckSample) {
     let lag_ns = check.tx_app.mono.since_ns(check.due);
     append(
@@ -146,7 +145,7 @@ pub fn append_check(buffer: &mut Vec<u8>, target: &str, address: &str, check: &C
             target,
             address,
             seq: check.seq,
-            ip: check.to.map(|to| to.ip()),
+            ip: check.to.map(ip_text),
             port: check.to.map(|to| to.port()),
             method: check.method.name(),
             outcome: check.outcome.name(),
@@ -213,8 +212,42 @@ mod tests {
 
     use super::*;
     use crate::event::{Failure, RxStamps};
-    use crate::sample::{Outcome, Stamps};
+    use crate::sample::{CheckOutcome, Method, Outcome, Stamps};
     use crate::time::{Mono, Now};
+
+    #[test]
+    fn a_check_has_its_keys_in_order_and_its_zone() {
+        let at = Now { mono: Mono::from_ns(1_000), wall: Wall::from_ns(51_000) };
+        let open = CheckSample {
+            seq: 7,
+            to: Some("[fe80::1%3]:443".parse().unwrap()),
+            method: Method::Syn,
+            outcome: CheckOutcome::Open,
+            due: Mono::from_ns(900),
+            tx_app: at,
+            clock: Some(CheckClock::Ebpf),
+            rtt_ns: Some(12),
+            elapsed_ns: 34,
+            syn_retransmits: 1,
+            completed: false,
+        };
+        let outcome = CheckOutcome::Unresolved;
+        let unknown = CheckSample { to: None, outcome, clock: None, rtt_ns: None, ..open };
+        let mut lines = Vec::new();
+        append_check(&mut lines, "db", "[fe80::1%eth0]:443", &open);
+        append_check(&mut lines, "db", "nowhere:443", &unknown);
+        let end = "\"elapsed_ns\":34,\"lag_ns\":100,\"syn_retransmits\":1,\
+                   \"completed\":false,\"due\":50900,\"tx_app\":51000}\n";
+        let expected = format!(
+            "{{\"target\":\"db\",\"address\":\"[fe80::1%eth0]:443\",\"seq\":7,\
+             \"ip\":\"fe80::1%3\",\"port\":443,\"method\":\"syn\",\"outcome\":\"open\",\
+             \"clock\":\"ebpf\",\"rtt_ns\":12,{end}\
+             {{\"target\":\"db\",\"address\":\"nowhere:443\",\"seq\":7,\
+             \"ip\":null,\"port\":null,\"method\":\"syn\",\"outcome\":\"unresolved\",\
+             \"clock\":null,\"rtt_ns\":null,{end}"
+        );
+        assert_eq!(String::from_utf8(lines).unwrap(), expected);
+    }
 
     fn stamps() -> Stamps {
         Stamps {

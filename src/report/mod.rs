@@ -2,6 +2,8 @@
 //! itself or plain lines for people (`live`, `table`); and what `check` and `info` say. Plain rows
 //! and samples in, bytes out; where the numbers come from is not known here.
 
+use std::net::{IpAddr, SocketAddr};
+
 pub mod check;
 pub mod info;
 pub mod json;
@@ -96,6 +98,17 @@ pub struct Header {
     pub clock: String,
     /// Where Prometheus finds the metrics, if anywhere.
     pub metrics_url: Option<String>,
+}
+
+/// An address without its port; with its zone, without which a link-local one means nothing.
+#[must_use]
+pub fn ip_text(to: SocketAddr) -> String {
+    match (to.ip(), to) {
+        (IpAddr::V6(ip), SocketAddr::V6(to)) if to.scope_id() != 0 => {
+            format!("{ip}%{}", to.scope_id())
+        }
+        (ip, _) => ip.to_string(),
+    }
 }
 
 /// The sum over all rows.
