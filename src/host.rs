@@ -13,6 +13,14 @@ pub struct Capability {
     pub reason: String,
 }
 
+impl Capability {
+    /// What works, or why it does not.
+    #[must_use]
+    pub fn new(name: &'static str, gap: Option<String>) -> Self {
+        Self { name, available: gap.is_none(), reason: gap.unwrap_or_default() }
+    }
+}
+
 /// What eBPF programs could not tell their reader: written by whoever looks into the kernel now and
 /// then, read by anybody.
 #[derive(Debug, Default)]

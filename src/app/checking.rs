@@ -39,9 +39,7 @@ pub(super) fn tell(opened: &[Checks], stats: &Stats) {
     }
     let Some(first) = opened.first() else { return };
     stats.add_capabilities(&first.capabilities);
-    let missing = first.capabilities.iter().filter(|it| !it.available);
-    for Capability { name, reason, .. } in missing.filter(|it| !it.reason.starts_with("not asked"))
-    {
+    for Capability { name, reason, .. } in first.missing() {
         tracing::info!(capability = name, reason, "not available; checking without");
     }
 }

@@ -55,11 +55,12 @@ pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
     let options = IoOptions { backend, stamps: true, ..IoOptions::default() };
     let (mut io, refused) = Io::open(&options)
         .map_err(|error| io::Error::new(error.kind(), format!("--io: {}", remedy(&error))))?;
-    let uring = match (io.name(), refused) {
-        ("uring", _) => available("io_uring"),
-        (_, Some(error)) => missing("io_uring", remedy(&error)),
-        (_, None) => missing("io_uring", "not asked for (--io)".to_owned()),
+    let gap = match (io.name(), refused) {
+        ("uring", _) => None,
+        (_, Some(error)) => Some(remedy(&error)),
+        (_, None) => Some("not asked for (--io)".to_owned()),
     };
+    let uring = Capability::new("io_uring", gap);
     let mut seen = StampsSeen::default();
     // Without a socket that can be stamped there is nothing to wait for.
     if stamping.is_some() {
@@ -68,9 +69,8 @@ pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
             StampsSeen::default()
         });
     }
-    let stamp = |name, works| match works {
-        true => available(name),
-        false => missing(name, platform::STAMPS_REMEDY.to_owned()),
+    let stamp = |name, works: bool| {
+        Capability::new(name, (!works).then(|| platform::STAMPS_REMEDY.to_owned()))
     };
     let capabilities =
         vec![uring, stamp("kernel_tx_stamps", seen.tx), stamp("kernel_rx_stamps", seen.rx)];
@@ -81,14 +81,6 @@ pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
     }
     let stamps = works && clock != ClockChoice::Application;
     Ok(Detected { capabilities, stamps, _stamping: stamping.filter(|_| stamps) })
-}
-
-fn available(name: &'static str) -> Capability {
-    Capability { name, available: true, reason: String::new() }
-}
-
-const fn missing(name: &'static str, reason: String) -> Capability {
-    Capability { name, available: false, reason }
 }
 
 fn remedy(error: &io::Error) -> String {

@@ -110,7 +110,7 @@ impl Checks {
             Some(syn) => syn.be_timed().map_err(|error| error.to_string()),
             None => Watch::open(settings.checks_max).map(|opened| watch.insert(opened).follower()),
         };
-        capabilities.push(capability("ebpf_syn_timer", follower.as_ref().err().cloned()));
+        capabilities.push(Capability::new(TIMER, follower.as_ref().err().cloned()));
         if follower.is_err()
             && settings.clock != ClockChoice::Application
             && let Some(Err(error)) = syn.as_ref().map(|syn| syn.stamp())
@@ -134,6 +134,17 @@ impl Checks {
     #[must_use]
     pub const fn method(&self) -> Method {
         self.method
+    }
+
+    /// What is missing although the settings did not choose to do without.
+    pub fn missing(&self) -> impl Iterator<Item = &Capability> {
+        let CheckSettings { method, clock, .. } = &self.settings;
+        let raw_wanted = matches!(method, MethodChoice::Auto | MethodChoice::Only(Method::Syn));
+        let timer_wanted = *clock != ClockChoice::Application;
+        self.capabilities.iter().filter(move |found| {
+            let wanted = if found.name == RAW { raw_wanted } else { timer_wanted };
+            wanted && !found.available
+        })
     }
 
     /// Something that [`Follower::follow`]s; `None` where no eBPF program times the checks.
@@ -302,7 +313,7 @@ fn choose(
         MethodChoice::Auto | MethodChoice::Only(Method::Syn) => open_syn(settings),
         MethodChoice::Only(_) => Err(io::Error::other("not asked for (--method)")),
     };
-    capabilities.push(capability("raw_syn", syn.as_ref().err().map(ToString::to_string)));
+    capabilities.push(Capability::new(RAW, syn.as_ref().err().map(ToString::to_string)));
     match settings.method {
         MethodChoice::Auto => Ok(match syn {
             Ok(syn) => (Method::Syn, Some(syn)),
@@ -334,10 +345,6 @@ fn try_quickack() -> io::Result<()> {
     platform::delay_acknowledgement(&v4.or(v6)?)
 }
 
-fn capability(name: &'static str, gap: Option<String>) -> Capability {
-    Capability { name, available: gap.is_none(), reason: gap.unwrap_or_default() }
-}
-
 /// Whether a port of ours is in use after all, by bind(2) or connect(2).
 fn is_port_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
@@ -353,6 +360,9 @@ fn is_own_peer(socket: &Socket, to: SocketAddr) -> bool {
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local))
 }
 
+/// The capabilities.
+const RAW: &str = "raw_syn";
+const TIMER: &str = "ebpf_syn_timer";
 /// Local ports of raw checks at most, each a descriptor: as many checks can ask one address and
 /// port at once.
 const RAW_PORTS_MAX: u16 = 4_096;
