@@ -2,7 +2,7 @@
 //! are dropped then. Threads that are started later never have them: capabilities belong to
 //! threads (capabilities(7)), and only the keepers of the eBPF programs keep theirs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::check::race::LANES;
 use crate::config::{CheckSection, Config, MeasuringSection, ProbeSection, limits};
 use crate::host::Capability;
 use crate::stats::Stats;
-use crate::sys::{self, CheckSettings, Checks, Follower, MethodChoice};
+use crate::sys::{self, CheckSettings, Checks, MethodChoice};
 use crate::time::duration_ns;
 
 /// Opens the checks of each measuring thread; none if nothing is to be checked.
@@ -41,21 +41,6 @@ pub(super) fn tell(opened: &[Checks], stats: &Stats) {
     stats.add_capabilities(&first.capabilities);
     for Capability { name, reason, .. } in first.missing() {
         tracing::info!(capability = name, reason, "not available; checking without");
-    }
-}
-
-/// Tells the eBPF programs of these addresses. Without them the check has another clock, and says
-/// which: so what fails here is worth a word, but no more.
-pub(super) fn follow(follower: Option<&Follower>, addresses: &[SocketAddr]) {
-    let Some(follower) = follower else { return };
-    let followed = match follower.follow_all(addresses) {
-        Ok(followed) => followed,
-        Err(error) => return tracing::debug!(%error, "no eBPF program times checks"),
-    };
-    for (address, followed) in addresses.iter().zip(followed) {
-        if let Err(error) = followed {
-            tracing::debug!(%address, %error, "no eBPF program times checks of an address");
-        }
     }
 }
 

@@ -246,7 +246,7 @@ impl App {
         }
         let looking_up = Arc::clone(&probed.looking_up);
         let series = probed.series.clone();
-        let follower = probed.follower.clone();
+        let followed = Arc::clone(&probed.followed);
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
         let HostPort { host, port } = probed.address.clone();
@@ -267,7 +267,9 @@ impl App {
                 unresolved.store(false, Ordering::Relaxed);
             }
             let addresses = addresses.ok().filter(|_| known);
-            checking::follow(follower.as_ref(), addresses.as_deref().unwrap_or_default());
+            if let Some(addresses) = &addresses {
+                followed.only(addresses);
+            }
             looking_up.store(false, Ordering::Relaxed);
             tell.change(Change::Resolved(target, addresses));
         });

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 
-use super::checking::follow;
 use super::{App, Workshop, preflight, reachable};
 use crate::check::WatchSettings;
 use crate::config::{HostPort, ProbeSection, Target, TcpInfoChoice, WireChoice, limits};
@@ -19,7 +18,7 @@ use crate::sample::Method;
 use crate::schedule;
 use crate::stats::slo::{Objective, Objectives};
 use crate::stats::{CheckSeries, ProbeSeries};
-use crate::sys::{Checks, Follower, clock};
+use crate::sys::{Checks, Followed, clock};
 use crate::tcp_info::Members;
 use crate::time::duration_ns;
 use crate::worker::{Change, NewProbe, NewWatch, TargetId};
@@ -30,8 +29,8 @@ pub(super) struct Probed {
     pub(super) worker: usize,
     pub(super) address: HostPort,
     pub(super) series: Series,
-    /// Told of every address that is found for the target.
-    pub(super) follower: Option<Follower>,
+    /// Its addresses, if eBPF programs time its checks.
+    pub(super) followed: Arc<Followed>,
     /// The last lookup failed, and that was logged.
     pub(super) unresolved: Arc<AtomicBool>,
     /// A lookup is under way: another one would not be faster.
@@ -112,7 +111,7 @@ impl App {
                 options: Arc::clone(&options),
                 series: Arc::clone(&series),
             })));
-            self.know(target, worker, Series::Probe(series), None);
+            self.know(target, worker, Series::Probe(series), Followed::new(None));
         }
         Ok(())
     }
@@ -142,25 +141,25 @@ impl App {
             let series = self.stats.add_check(series);
             let worker = number % threads;
             let settings = watch_settings(probe, &target.address, number, method);
-            let follower = followers[worker].clone();
-            follow(follower.as_ref(), &settings.addresses);
+            let followed = Followed::new(followers[worker].clone());
+            followed.only(&settings.addresses);
             self.probers[worker].change(Change::Watch(Box::new(NewWatch {
                 target: TargetId(u32::try_from(number).context("too many targets")?),
                 settings,
                 series: Arc::clone(&series),
             })));
-            self.know(target, worker, Series::Check(series), follower);
+            self.know(target, worker, Series::Check(series), followed);
         }
         Ok(())
     }
 
     /// Remembers a target, in the order of their numbers.
-    fn know(&mut self, target: &Target, worker: usize, series: Series, follower: Option<Follower>) {
+    fn know(&mut self, target: &Target, worker: usize, series: Series, followed: Followed) {
         self.targets.push(Probed {
             worker,
             address: target.address.clone(),
             series,
-            follower,
+            followed: Arc::new(followed),
             unresolved: Arc::default(),
             looking_up: Arc::default(),
             finished: false,

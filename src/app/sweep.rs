@@ -1,7 +1,7 @@
 //! A finite run of half-open checks: the addresses are divided over the measuring threads, names
 //! are looked up beside the checks that already run, and the run ends when every check has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::host::Capability;
 use crate::report::check::{Asked, Setting, Tally};
 use crate::sample::Method;
 use crate::stats::Stats;
-use crate::sys::{Checks, Detected, Follower, clock};
+use crate::sys::{Checks, Detected, Followed, Follower, clock};
 use crate::time::{Mono, duration_ns};
 use crate::worker::{Change, NewSweep, Outlets, Remote, Report, Results, TargetId, Worker};
 
@@ -45,8 +45,8 @@ struct Crew {
 /// Gives each address to its worker, once it is known.
 struct Feed {
     addresses: Vec<HostPort>,
-    /// A worker each, and who times its checks.
-    workers: Vec<(Remote, Option<Follower>)>,
+    /// A worker each, and the addresses whose checks it times.
+    workers: Vec<(Remote, Followed)>,
     timeout: Duration,
     errors: Arc<LookupErrors>,
 }
@@ -89,7 +89,7 @@ pub(super) async fn run(
         addresses: check.addresses.clone(),
         workers: members
             .iter()
-            .map(|(worker, follower)| (worker.remote(), follower.clone()))
+            .map(|(worker, follower)| (worker.remote(), Followed::new(follower.clone())))
             .collect(),
         timeout: check.timeout,
         errors,
@@ -328,13 +328,8 @@ impl Feed {
         if targets.is_empty() {
             return;
         }
-        let (remote, follower) = &self.workers[worker];
-        if follower.is_some() {
-            let mut told = HashSet::new();
-            let addresses = targets.iter().flat_map(|target| target.addresses.iter().copied());
-            let new: Vec<_> = addresses.filter(|address| told.insert(address.ip())).collect();
-            checking::follow(follower.as_ref(), &new);
-        }
+        let (remote, followed) = &self.workers[worker];
+        followed.also(targets.iter().flat_map(|target| target.addresses.iter().copied()));
         remote.change(Change::SweepTargets(sweep_number(worker), targets, false));
     }
 }

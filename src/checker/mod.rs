@@ -41,7 +41,6 @@ mod error;
 mod lookups;
 mod pending;
 
-use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -62,7 +61,7 @@ use crate::sample::CheckOutcome;
 pub use crate::sample::{CheckClock, Method};
 use crate::stats::{Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
-use crate::sys::{CheckSettings, Checks, ClockChoice, Follower, IoOptions, clock};
+use crate::sys::{CheckSettings, Checks, ClockChoice, Followed, IoOptions, clock};
 pub use crate::sys::{IoChoice, MethodChoice};
 use crate::time::{Mono, duration_ns};
 use crate::worker::{Change, NewSweep, Outlets, Remote, TargetId, Worker, WorkerOptions};
@@ -73,9 +72,8 @@ use crate::worker::{Change, NewSweep, Outlets, Remote, TargetId, Worker, WorkerO
 pub struct Checker {
     remote: Remote,
     method: Method,
-    follower: Option<Follower>,
-    /// Addresses that the follower knows already.
-    followed: Mutex<HashSet<IpAddr>>,
+    /// Addresses whose checks eBPF programs time.
+    followed: Arc<Followed>,
     pending: Arc<Pending>,
     lookups: Lookups,
     worker: Option<Worker>,
@@ -203,8 +201,7 @@ impl Builder {
         Ok(Checker {
             remote: worker.remote(),
             method,
-            follower,
-            followed: Mutex::default(),
+            followed: Arc::new(Followed::new(follower)),
             pending,
             lookups: Lookups::start()?,
             worker: Some(worker),
@@ -320,39 +317,21 @@ impl Checker {
         let HostPort { host, port } = &request.address;
         if let Ok(ip) = host.parse::<IpAddr>() {
             let address = SocketAddr::new(ip, *port);
-            self.follow(&[address]);
+            self.followed.also([address]);
             request.submit(number, &[address], &self.remote);
             return Ok(());
         }
         let (remote, pending) = (self.remote.clone(), Arc::clone(&self.pending));
-        let follower = self.follower.clone();
+        let followed = Arc::clone(&self.followed);
         let (address, timeout) = (request.address.clone(), request.timeout);
         self.lookups.look_up(address, timeout, move |found| match found {
             Ok(addresses) => {
-                for &address in &addresses {
-                    follow(follower.as_ref(), address);
-                }
+                followed.also(addresses.iter().copied());
                 request.submit(number, &addresses, &remote);
             }
             Err(error) => pending.answer(number, Answered::Unresolved(error)),
         });
         Ok(())
-    }
-
-    /// Tells the eBPF programs of addresses that are new.
-    fn follow(&self, addresses: &[SocketAddr]) {
-        if self.follower.is_none() {
-            return;
-        }
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if followed.len() > FOLLOWED_MAX {
-            followed.clear();
-        }
-        for &address in addresses {
-            if followed.insert(address.ip()) {
-                follow(self.follower.as_ref(), address);
-            }
-        }
     }
 }
 
@@ -420,15 +399,6 @@ impl Request {
     }
 }
 
-/// Without an eBPF program there, the check has another clock, and says which.
-fn follow(follower: Option<&Follower>, address: SocketAddr) {
-    if let Some(follower) = follower
-        && let Err(error) = follower.follow(address)
-    {
-        tracing::debug!(%address, %error, "no eBPF program times checks of an address");
-    }
-}
-
 /// Answers callers until the worker is gone.
 fn answer(incoming: &Receiver<Vec<CheckResult>>, pending: &Pending) {
     while let Ok(results) = incoming.recv() {
@@ -447,8 +417,6 @@ const IN_FLIGHT_MAX: usize = 4_096;
 const IN_FLIGHT_LIMIT: usize = 1 << 20;
 /// Hand-overs of results that wait for the thread that answers.
 const RESULTS_WAITING_MAX: usize = 1_024;
-/// Addresses remembered as followed, before they are told again.
-const FOLLOWED_MAX: usize = 65_536;
 
 #[cfg(test)]
 mod tests;

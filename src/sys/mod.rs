@@ -54,7 +54,7 @@ mod syn_timer;
 mod tests;
 
 pub use capability::{Detected, detect};
-pub use checks::{CheckSettings, Checks, MethodChoice};
+pub use checks::{CheckSettings, Checks, Followed, MethodChoice};
 pub use io::{Io, Waker};
 pub use platform::syn_timer::{Follower, SynTimer};
 pub use signal::EndSignals;

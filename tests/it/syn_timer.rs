@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use rttscope::sys::{AttachChoice, Attachment, Follower, Lost, SynTimer, SynTimerError};
+use rttscope::sys::{AttachChoice, Attachment, Followed, Follower, Lost, SynTimer, SynTimerError};
 use rttscope_ebpf::{AttemptEvent, Endpoint, kind, names};
 use socket2::{Domain, Socket, Type};
 
@@ -182,6 +182,38 @@ fn a_route_that_moves_is_followed() {
         [carries(PROBER_INTERFACE), carries("side0"), carries("side1")] == [false; 3]
     });
     assert_eq!(follower.follow(far).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// A name that moves from address to address must not fill the keeper.
+#[test]
+fn an_address_that_a_name_has_left_is_followed_no_longer() {
+    let _turn = turn::wait_for(Turn::Shared);
+    if !is_possible("left", AttachChoice::Tcx) {
+        return;
+    }
+    let Some((lab, timer)) = lab_and_timer("left", AttachChoice::Tcx) else { return };
+    lab.prober.ip("link add side0 type veth peer name side1").unwrap();
+    for interface in ["side0", "side1"] {
+        lab.prober.ip(&format!("link set {interface} up")).unwrap();
+    }
+    let carries = |interface: &str| tcx_programs(&lab.prober, interface).len() == 2;
+    let [left, kept] = [98, 99].map(|net| SocketAddr::from(([10, net, 0, 1], 80)));
+    for net in ["10.98.0.0/24", "10.99.0.0/24"] {
+        lab.prober.ip(&format!("route add {net} dev side0")).unwrap();
+    }
+    let followed = Followed::new(Some(timer.follower()));
+    // Told of once, however often it is asked for, and whatever the port.
+    followed.also([left, SocketAddr::new(left.ip(), 81)]);
+    followed.also([left]);
+    assert!(carries("side0"));
+    followed.only(&[kept]);
+    lab.prober.ip("route replace 10.98.0.0/24 dev side1").unwrap();
+    let via = format!("via {} dev {PROBER_INTERFACE}", RESPONDER_IPS[0]);
+    lab.prober.ip(&format!("route replace 10.99.0.0/24 {via}")).unwrap();
+    wait_until("the address that is kept moves", || carries(PROBER_INTERFACE));
+    // An answer comes after the round that has found it.
+    timer.follower().follow(kept).unwrap();
+    assert!(!carries("side1"), "the address that was left is still followed");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! clock that work come out, with everything that needs a privilege already open. Then the part of
 //! a check by a kernel socket that both backends share: a socket to connect, and what its end says.
 
+mod followed;
 mod spares;
 mod watch;
 
@@ -9,6 +10,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
+
+pub use self::followed::Followed;
 
 use self::spares::Spares;
 use self::watch::{Account, Watch};
