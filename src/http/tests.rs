@@ -1,0 +1,210 @@
+//! The server as a client meets it.
+
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::stats::ProbeSeries;
+use crate::stats::slo::Objectives;
+
+use super::server::{Limits, serve_within};
+use super::*;
+
+/// A server on a free port. Every wait in these tests ends: far beyond what any of them needs,
+/// and far below the timeouts of an untouched connection.
+struct Server {
+    address: SocketAddr,
+    stats: Arc<Stats>,
+    ready: Arc<AtomicBool>,
+    shutdown: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn start(limits: Limits, targets: usize) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stats = Arc::new(Stats::default());
+    let objectives = Arc::new(Objectives::new(Vec::new()));
+    for target in 0..targets {
+        let name = format!("target-{target}");
+        stats.add_probe(ProbeSeries::new(name, "a:1", Vec::new(), Arc::clone(&objectives)));
+    }
+    let ready = Arc::new(AtomicBool::new(false));
+    let usage = || ProcessUsage { open_fds: Some(77), ..ProcessUsage::default() };
+    let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage);
+    let (shutdown, told) = oneshot::channel();
+    let serving = tokio::spawn(async move {
+        serve_within(limits, listener, state, async { told.await.unwrap() }).await;
+    });
+    Server { address, stats, ready, shutdown, serving }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// The whole response to one request on a connection of its own.
+    async fn response(&self, path: &str, headers: &str) -> String {
+        let mut client = self.connect().await;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        timeout(SOON, client.read_to_string(&mut response)).await.unwrap().unwrap();
+        response
+    }
+
+    async fn stop(self) {
+        self.shutdown.send(()).unwrap();
+        timeout(SOON, self.serving).await.unwrap().unwrap();
+    }
+}
+
+/// A connection on which one request was answered and no further one comes.
+async fn idle(server: &Server) -> TcpStream {
+    let mut client = server.connect().await;
+    client.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    timeout(SOON, client.read_exact(&mut first)).await.unwrap().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    client
+}
+
+#[tokio::test]
+async fn each_route_answers() {
+    let server = start(Limits::default(), 1).await;
+    let check = async |path: &str, headers: &str, status: &str, parts: &[&str]| {
+        let response = server.response(path, headers).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {response}");
+        for part in parts {
+            assert!(response.contains(part), "{path}: no {part} in {response}");
+        }
+    };
+    check("/", "", "200", &["text/html", "href=\"/metrics\"", env!("CARGO_PKG_VERSION")]).await;
+    check("/-/healthy", "", "200", &["healthy"]).await;
+    check("/-/ready", "", "503", &["starting"]).await;
+    server.ready.store(true, Ordering::Release);
+    check("/-/ready", "", "200", &["is ready"]).await;
+    check("/nothing", "", "404", &[]).await;
+    let series = "tcp_echo_sent_total{target=\"target-0\",address=\"a:1\"} 0\n";
+    let text = ["content-type: text/plain; version=0.0.4; charset=utf-8\r\n", series];
+    check("/metrics", "", "200", &text).await;
+    check("/metrics", "Accept: text/plain;version=0.0.4\r\n", "200", &text).await;
+    check("/metrics", "", "200", &["# TYPE tcp_echo_sent_total counter\n"]).await;
+    check("/metrics", "", "200", &["\nprocess_open_fds 77\n"]).await;
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let open = [&*format!("content-type: {open}\r\n"), series, "\n# EOF\n"];
+    // As Prometheus asks, and as a client with two headers may.
+    let asked = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    check("/metrics", asked, "200", &open).await;
+    let asked = format!("Accept: text/html\r\n{asked}");
+    check("/metrics", &asked, "200", &open).await;
+    check("/metrics", &asked, "200", &["# TYPE tcp_echo_sent counter\n"]).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_up_the_shutdown() {
+    let server = start(Limits::default(), 0).await;
+    let mut clients = [server.connect().await, idle(&server).await];
+    server.stop().await;
+    for client in &mut clients {
+        let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection is still open");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_up_the_shutdown() {
+    // 2,000 targets make a body far larger than the socket buffers of an unread connection.
+    let server = start(Limits::default(), 2_000).await;
+    let mut client = server.connect().await;
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    timeout(SOON, client.read_exact(&mut first)).await.unwrap().unwrap();
+    server.stop().await;
+    let mut rest = Vec::new();
+    let _ = timeout(SOON, client.read_to_end(&mut rest)).await.unwrap();
+    assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "the body fitted into the buffers");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_counted() {
+    let server = start(Limits { connections_max: 2, ..Limits::default() }, 0).await;
+    let kept = [idle(&server).await, idle(&server).await];
+    let mut refused = server.connect().await;
+    let ended = timeout(SOON, refused.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "the third connection is open");
+    assert_eq!(server.stats.snapshot().http_connections_refused, 1);
+    // A place that becomes free is given away again.
+    drop(kept);
+    let mut answered = false;
+    while !answered {
+        let mut client = server.connect().await;
+        // A refused connection may fail while we write.
+        let _ = client.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+        let mut response = Vec::new();
+        let _ = timeout(SOON, client.read_to_end(&mut response)).await.unwrap();
+        answered = response.starts_with(b"HTTP/1.0 200");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn slow_headers_and_old_connections_are_ended() {
+    let short = Duration::from_millis(100);
+    let slow = start(Limits { header_read_timeout: short, ..Limits::default() }, 0).await;
+    let mut client = slow.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "half a header keeps the connection");
+    slow.stop().await;
+    let old = start(Limits { age_max: short, ..Limits::default() }, 0).await;
+    let mut client = idle(&old).await;
+    let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "an old idle connection stays");
+    old.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_first_request_is_ended_and_an_idle_one_is_kept() {
+    let short = Duration::from_millis(300);
+    let server = start(Limits { first_request_max: short, ..Limits::default() }, 0).await;
+    let mut asking = idle(&server).await;
+    let mut silent = server.connect().await;
+    let mut slow = server.connect().await;
+    slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    for client in [&mut silent, &mut slow] {
+        let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "a connection that asks for nothing stays");
+    }
+    // Older than both of them, and still there.
+    let request = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    asking.write_all(request).await.unwrap();
+    let mut rest = String::new();
+    timeout(SOON, asking.read_to_string(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_oversized_header_is_refused() {
+    let server = start(Limits::default(), 0).await;
+    let headers = format!("X: {}\r\n", "a".repeat(64 * 1_024));
+    let mut client = server.connect().await;
+    let _ = client.write_all(format!("GET / HTTP/1.1\r\n{headers}\r\n").as_bytes()).await;
+    let mut response = Vec::new();
+    let _ = timeout(SOON, client.read_to_end(&mut response)).await.unwrap();
+    assert!(!response.starts_with(b"HTTP/1.1 200"));
+    server.stop().await;
+}
