@@ -1,5 +1,5 @@
-//! Connections of the HTTP server: a listener in, requests to the routes out. What a client may take
-//! of us is limited here: connections, time and the bytes of a header.
+//! Connections of the HTTP server: a listener in, requests to the routes out. What a client may
+//! take of us is limited here: connections, time and the bytes of a header.
 
 use std::future::Future;
 use std::io::ErrorKind;
