@@ -1,7 +1,8 @@
 //! Half-open checks per second of one core, and the CPU time of one: our methods and backends
 //! against a plain loop over epoll that does the same by the book. Then what a check costs with
-//! 1,000 targets and with 100,000, each checked once, and each ten times. Everything shares one CPU, the server's kernel included; the
-//! server is a listening socket of this process on loopback that nobody accepts from.
+//! 1,000 targets and with 100,000, each checked once, and each ten times. Everything shares one
+//! CPU, the server's kernel included; the server is a listening socket of this process on loopback
+//! that nobody accepts from.
 
 #![expect(clippy::print_stdout, reason = "a bench is run for its table")]
 
