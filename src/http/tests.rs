@@ -43,7 +43,8 @@ async fn start(limits: Limits, targets: usize) -> Server {
     let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage);
     let (shutdown, told) = oneshot::channel();
     let serving = tokio::spawn(async move {
-        serve_within(limits, listener, state, async { told.await.unwrap() }).await;
+        serve_within(limits, vec![listener], Guard::open(), state, async { told.await.unwrap() })
+            .await;
     });
     Server { address, stats, ready, shutdown, serving }
 }
