@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -239,6 +239,14 @@ async fn shake_hands(
     if stream.peek(&mut first).await.ok()? == 1 && first[0].is_ascii_uppercase() {
         // The client may be gone.
         let _ = stream.write_all(PLAIN_HTTP).await;
+        let _ = stream.shutdown().await;
+        // Closing with its request unread would be a reset, which takes our words back.
+        let mut request = [0; 4 * 1_024];
+        for _ in 0..PLAIN_READS_MAX {
+            if stream.read(&mut request).await.ok()? == 0 {
+                break;
+            }
+        }
         return None;
     }
     TlsAcceptor::from(tls).accept(stream).await.ok()
@@ -254,6 +262,8 @@ async fn silent(patience: Pin<&mut Sleep>, asked: &AtomicBool) {
 
 /// Between two accepts while they fail: descriptors do not come back within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reads of a plain request that is not looked at.
+const PLAIN_READS_MAX: usize = 4;
 /// The content type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 const PLAIN_HTTP: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\
