@@ -314,7 +314,7 @@ fn headers(raw: BTreeMap<String, Word>) -> Result<Vec<(&'static str, String)>, B
         if !values.is_empty() && !values.contains(&word.value.as_str()) {
             return Err(unknown(name, &word, values));
         }
-        if word.value.bytes().any(|byte| byte < b' ' || byte >= 0x7f) {
+        if word.value.bytes().any(|byte| !(b' '..0x7f).contains(&byte)) {
             let why = format!("{name} has a character that no header can have; leave it out");
             return Err(bad(place, why));
         }

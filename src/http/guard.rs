@@ -53,8 +53,8 @@ struct State {
 pub(super) struct Rules {
     /// Speak TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// How much is asked of clients' certificates, for comparison.
-    strictness: (u8, bool),
+    /// How much is asked of clients' certificates, and whether of their names, for comparison.
+    strictness: [u8; 2],
     headers: HeaderMap,
     users: BTreeMap<String, String>,
     rate_limit: Option<RateLimit>,
@@ -210,7 +210,7 @@ impl Bucket {
 fn no_weaker(old: &Rules, new: Rules) -> Result<Rules, String> {
     if old.tls.is_some() != new.tls.is_some() {
         Err("TLS is switched on or off by a restart only".to_owned())
-    } else if new.strictness.0 < old.strictness.0 || new.strictness.1 < old.strictness.1 {
+    } else if new.strictness.iter().zip(old.strictness).any(|(new, old)| *new < old) {
         Err("less is asked of client certificates by a restart only".to_owned())
     } else if !old.users.is_empty() && new.users.is_empty() {
         Err("passwords are given up by a restart only".to_owned())
@@ -219,14 +219,14 @@ fn no_weaker(old: &Rules, new: Rules) -> Result<Rules, String> {
     }
 }
 
-fn strictness(tls: &TlsSection) -> (u8, bool) {
+fn strictness(tls: &TlsSection) -> [u8; 2] {
     let required = match tls.client_auth {
         ClientAuth::NoClientCert | ClientAuth::RequestClientCert => 0,
         ClientAuth::VerifyClientCertIfGiven => 1,
         ClientAuth::RequireAnyClientCert => 2,
         ClientAuth::RequireAndVerifyClientCert => 3,
     };
-    (required, !tls.client_allowed_sans.is_empty())
+    [required, u8::from(!tls.client_allowed_sans.is_empty())]
 }
 
 fn refused(refusal: Refusal) -> Response<Body> {
@@ -270,7 +270,7 @@ fn read(path: &Path) -> Reading {
         }
         Ok(Rules {
             tls: tls.transpose()?,
-            strictness: file.tls.as_ref().map_or((0, false), strictness),
+            strictness: file.tls.as_ref().map_or([0, 0], strictness),
             headers,
             users: file.users,
             rate_limit: file.rate_limit,
@@ -281,7 +281,7 @@ fn read(path: &Path) -> Reading {
 
 fn parse(text: &[u8], path: &Path) -> Result<web_file::WebFile, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is no text; write YAML in UTF-8")?;
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     web_file::parse(text, folder).map_err(|bad| bad.to_string())
 }
 

@@ -29,6 +29,7 @@ use tower_service::Service;
 
 use super::guard::Guard;
 use super::{HttpState, router};
+use crate::stats::Stats;
 
 /// What a client may take from us.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,17 @@ pub(super) struct Limits {
     /// How long an old connection may take for its last response, unless that is a stream of
     /// events, which lasts until either side has enough.
     pub(super) response_max: Duration,
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+pub(super) struct Site {
+    /// What its client may take.
+    pub(super) limits: Limits,
+    /// What there is to ask for.
+    pub(super) routes: Router,
+    /// Who may.
+    pub(super) guard: Arc<Guard>,
 }
 
 impl Default for Limits {
@@ -73,21 +85,21 @@ pub async fn serve(
     state: HttpState,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_within(Limits::default(), listeners, guard, state, shutdown).await;
+    let stats = Arc::clone(&state.stats);
+    let site = Site { limits: Limits::default(), routes: router(state), guard: Arc::new(guard) };
+    serve_site(site, listeners, &stats, shutdown).await;
 }
 
 /// How long requests under way may take once the program stops.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(250);
 
-pub(super) async fn serve_within(
-    limits: Limits,
+/// See [`serve`].
+pub(super) async fn serve_site(
+    site: Site,
     listeners: Vec<TcpListener>,
-    guard: Guard,
-    state: HttpState,
+    stats: &Stats,
     shutdown: impl Future<Output = ()>,
 ) {
-    let stats = Arc::clone(&state.stats);
-    let site = Site { limits, routes: router(state), guard: Arc::new(guard) };
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -97,7 +109,7 @@ pub(super) async fn serve_within(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listeners, &mut turn) => match accepted {
-                Ok(stream) if connections.len() < limits.connections_max => {
+                Ok(stream) if connections.len() < site.limits.connections_max => {
                     connections.spawn(site.clone().attend(stream, closing.subscribe()));
                 }
                 Ok(_) => stats.count_http_connection_refused(),
@@ -132,14 +144,6 @@ async fn accept(listeners: &[TcpListener], turn: &mut usize) -> io::Result<TcpSt
         Poll::Pending
     })
     .await
-}
-
-/// What every connection needs.
-#[derive(Clone)]
-struct Site {
-    limits: Limits,
-    routes: Router,
-    guard: Arc<Guard>,
 }
 
 /// What is known of a connection's requests.

@@ -171,8 +171,12 @@ impl ClientCertVerifier for Clients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match &self.issuers {
-            Some(issuers) => drop(issuers.verify_client_cert(certificate, intermediates, now)?),
-            None => drop(ParsedCertificate::try_from(certificate)?),
+            Some(issuers) => {
+                issuers.verify_client_cert(certificate, intermediates, now)?;
+            }
+            None => {
+                ParsedCertificate::try_from(certificate)?;
+            }
         }
         if !self.allowed_sans.is_empty() {
             let names = names(certificate).ok_or(CertificateError::BadEncoding)?;

@@ -63,7 +63,7 @@ fn harm_by_tls_and_guesses_leaves_the_probes_alone_and_the_memory_flat() {
     let _turn = turn::wait_for(Turn::Alone);
     raise_descriptor_limit();
     let files = Folder::new();
-    let hash = bcrypt::hash("secret", 9).unwrap();
+    let hash = bcrypt::hash("secret", 10).unwrap();
     let file = files.write("web.yml", &format!("{TLS}basic_auth_users: {{alice: {hash}}}\n"));
     let both = both(&format!("--web.config.file={}", file.display()));
     let address = both.http_address();
