@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use rttscope::app::{self, Verdict};
 use rttscope::cli::{self, Parsed, UsageError};
+use rttscope::config::BadFile;
 
 const GOOD: u8 = 0;
 const MEASURED_FAILED: u8 = 1;
@@ -35,7 +36,11 @@ fn main() -> ExitCode {
         Ok(Verdict::Unanswered) => ExitCode::from(MEASURED_FAILED),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "rttscope: {error:#}");
-            ExitCode::from(COULD_NOT_WORK)
+            ExitCode::from(if error.is::<BadFile>() {
+                UsageError::EXIT_CODE
+            } else {
+                COULD_NOT_WORK
+            })
         }
     }
 }

@@ -1,23 +1,24 @@
-//! The HTTP server's thread: a listener in, pages out, until the app stops it. It has a runtime of
+//! The HTTP server's thread: listeners in, pages out, until the app stops it. It has a runtime of
 //! its own: a scrape of many targets copies many MB, for which neither the control plane nor a
 //! measuring thread should wait.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use socket2::Socket;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::{reachable, step_back};
-use crate::config::WebSection;
-use crate::http::{self, HttpState};
+use crate::config::{BadFile, WebListen, WebSection};
+use crate::http::{self, Guard, HttpState};
 use crate::stats::Stats;
-use crate::sys::{self, socket};
+use crate::sys::{self, clock, socket};
 
 /// The running server.
 pub(super) struct Web {
@@ -32,11 +33,16 @@ impl Web {
         stats: &Arc<Stats>,
         ready: &Arc<AtomicBool>,
     ) -> Result<(Self, String)> {
-        let flag = || format!("--web.listen-address {}: cannot listen there", web.listen);
-        let listener = socket::listener(web.listen, false).with_context(flag)?;
-        listener.set_nonblocking(true).with_context(flag)?;
-        let address = listener.local_addr()?.as_socket().context("a TCP address")?;
-        tracing::info!(%address, "http listening");
+        let guard = guard(web, stats)?;
+        let scheme = guard.scheme();
+        let listeners = listeners(&web.listen)?;
+        let mut first = None;
+        for listener in &listeners {
+            let address = listener.local_addr()?.as_socket().context("a TCP address")?;
+            tracing::info!(%address, scheme, "http listening");
+            first.get_or_insert(address);
+        }
+        let first: SocketAddr = first.context("the HTTP server has no address")?;
         let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();
@@ -47,10 +53,10 @@ impl Web {
                 // An app that is gone stops its server too.
                 let _ = told.await;
             };
-            match open(listener) {
-                Ok((runtime, listener)) => {
+            match open(listeners) {
+                Ok((runtime, listeners)) => {
                     let _ = opened.send(Ok(()));
-                    runtime.block_on(http::serve(listener, state, told));
+                    runtime.block_on(http::serve(listeners, guard, state, told));
                     runtime.shutdown_background();
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -61,7 +67,7 @@ impl Web {
         let name = "http".to_owned();
         std::thread::Builder::new().name(name).spawn(serve).context("the HTTP server's thread")?;
         opening.recv().context("the HTTP server's thread ended")?.context("the HTTP server")?;
-        Ok((Self { stop, stopped }, format!("http://{}/metrics", reachable(address))))
+        Ok((Self { stop, stopped }, format!("{scheme}://{}/metrics", reachable(first))))
     }
 
     /// Stops it and waits for requests under way.
@@ -72,18 +78,55 @@ impl Web {
     }
 }
 
-/// The runtime, and the listener inside it.
-fn open(listener: Socket) -> io::Result<(Runtime, TcpListener)> {
+/// Who may connect and ask, by the file if there is one.
+fn guard(web: &WebSection, stats: &Stats) -> Result<Guard> {
+    let Some(file) = &web.config_file else { return Ok(Guard::open()) };
+    let clock_ns = || clock::mono().as_ns();
+    Guard::from_file(file, stats, clock_ns)
+        .map_err(|why| BadFile(format!("--web.config.file {}: {why}", file.display())).into())
+}
+
+fn listeners(listen: &WebListen) -> Result<Vec<Socket>> {
+    let listeners = match listen {
+        WebListen::Systemd => {
+            let passed = socket::activated().context("--web.systemd-socket")?;
+            if passed.is_empty() {
+                bail!(
+                    "--web.systemd-socket: no socket was passed; start this by a systemd socket \
+                     unit, or write --web.listen-address instead"
+                );
+            }
+            passed
+        }
+        WebListen::Addresses(addresses) => {
+            let open = |&at| {
+                socket::listener(at, false)
+                    .with_context(|| format!("--web.listen-address {at}: cannot listen there"))
+            };
+            addresses.iter().map(open).collect::<Result<_>>()?
+        }
+    };
+    for listener in &listeners {
+        listener.set_nonblocking(true).context("the HTTP server's socket")?;
+    }
+    Ok(listeners)
+}
+
+/// The runtime, and the listeners inside it.
+fn open(listeners: Vec<Socket>) -> io::Result<(Runtime, Vec<TcpListener>)> {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(METRICS_THREADS)
+        .max_blocking_threads(METRICS_THREADS + PASSWORD_THREADS)
         .on_thread_start(step_back)
         .build()?;
     let inside = runtime.enter();
-    let listener = TcpListener::from_std(listener.into())?;
+    let listeners = listeners.into_iter().map(|listener| TcpListener::from_std(listener.into()));
+    let listeners = listeners.collect::<io::Result<_>>()?;
     drop(inside);
-    Ok((runtime, listener))
+    Ok((runtime, listeners))
 }
 
 /// Threads that encode metrics; one of them does, at any time.
 const METRICS_THREADS: usize = 2;
+/// Threads that check a password; one does, at any time.
+const PASSWORD_THREADS: usize = 1;

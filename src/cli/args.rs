@@ -47,9 +47,11 @@ pub(super) struct ServeCommand {
     pub(super) listen: String,
     #[command(flatten)]
     pub(super) responder: ResponderFlags,
-    /// Where to serve /metrics; :PORT is every address.
+    /// Where to serve /metrics; :PORT is every address; repeatable.
     #[arg(long = "web.listen-address", value_name = "ADDR", default_value = defaults::WEB_LISTEN)]
-    pub(super) web_listen_address: String,
+    pub(super) web_listen_address: Vec<String>,
+    #[command(flatten)]
+    pub(super) web: WebFlags,
     #[command(flatten)]
     pub(super) common: CommonFlags,
 }
@@ -58,9 +60,11 @@ pub(super) struct ServeCommand {
 pub(super) struct ProbeCommand {
     #[command(flatten)]
     pub(super) prober: ProberFlags,
-    /// Serve /metrics here; off unless given.
+    /// Serve /metrics here; off unless given; repeatable.
     #[arg(long = "web.listen-address", value_name = "ADDR")]
-    pub(super) web_listen_address: Option<String>,
+    pub(super) web_listen_address: Vec<String>,
+    #[command(flatten)]
+    pub(super) web: WebFlags,
     #[command(flatten)]
     pub(super) common: CommonFlags,
 }
@@ -74,15 +78,27 @@ pub(super) struct BothCommand {
     pub(super) responder: ResponderFlags,
     #[command(flatten)]
     pub(super) prober: ProberFlags,
-    /// Where to serve /metrics; :PORT is every address.
+    /// Where to serve /metrics; :PORT is every address; repeatable.
     #[arg(
         long = "web.listen-address",
         value_name = "ADDR",
         default_value = defaults::WEB_LISTEN_BOTH
     )]
-    pub(super) web_listen_address: String,
+    pub(super) web_listen_address: Vec<String>,
+    #[command(flatten)]
+    pub(super) web: WebFlags,
     #[command(flatten)]
     pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WebFlags {
+    /// Take the HTTP server's sockets from systemd instead of --web.listen-address.
+    #[arg(long = "web.systemd-socket")]
+    pub(super) systemd_socket: bool,
+    /// TLS, users, headers and a rate limit for the HTTP server: exporter-toolkit's file.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub(super) config_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,13 +3,13 @@
 
 use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
-    ServeCommand, SocketFlags,
+    ServeCommand, SocketFlags, WebFlags,
 };
 use super::{Place, UsageError, check, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice, limits, setting,
+    ServeSection, Slo, Target, TcpInfoChoice, WebListen, WebSection, WireChoice, limits, setting,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -47,7 +47,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: None,
-        web: Some(web_section(&command.web_listen_address)?),
+        web: Some(web_section(&command.web_listen_address, &command.web)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -58,7 +58,16 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
     if probe.targets.is_empty() {
         return Err(UsageError::new("probe: no target; write e.g. rttscope probe 10.0.0.1:4000"));
     }
-    let web = command.web_listen_address.as_deref().map(web_section).transpose()?;
+    let web = if !command.web_listen_address.is_empty() || command.web.systemd_socket {
+        Some(web_section(&command.web_listen_address, &command.web)?)
+    } else if let Some(file) = &command.web.config_file {
+        let file = super::shown(&file.to_string_lossy());
+        return Err(UsageError::new(format!(
+            "--web.config.file {file}: nothing is served; add --web.listen-address :2112"
+        )));
+    } else {
+        None
+    };
     Ok(Config {
         serve: None,
         probe: Some(probe),
@@ -76,7 +85,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         probe: Some(probe_section(&command.prober)?),
         check: None,
         info: None,
-        web: Some(web_section(&command.web_listen_address)?),
+        web: Some(web_section(&command.web_listen_address, &command.web)?),
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -116,8 +125,22 @@ fn serve_section(listen: &str, flags: &ResponderFlags) -> Result<ServeSection, U
     })
 }
 
-fn web_section(listen: &str) -> Result<WebSection, UsageError> {
-    flag("--web.listen-address", listen, parse_listen).map(|listen| WebSection { listen })
+fn web_section(listen: &[String], flags: &WebFlags) -> Result<WebSection, UsageError> {
+    let name = "--web.listen-address";
+    let addresses = listen.iter().map(|address| flag(name, address, parse_listen));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    if addresses.len() > limits::WEB_ADDRESSES_MAX {
+        let (given, most) = (addresses.len(), limits::WEB_ADDRESSES_MAX);
+        return Err(UsageError::new(format!("{name}: given {given} times; write at most {most}")));
+    }
+    Ok(WebSection {
+        // As exporter-toolkit: the addresses, which have a default, say nothing then.
+        listen: match flags.systemd_socket {
+            true => WebListen::Systemd,
+            false => WebListen::Addresses(addresses),
+        },
+        config_file: flags.config_file.clone().filter(|file| !file.as_os_str().is_empty()),
+    })
 }
 
 fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {

@@ -13,12 +13,12 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use super::build::{log_at_info, value_at};
-use super::complaint::nearest;
 use super::{COMMANDS, Parsed, Place, UsageError, args, shown, targets};
 use crate::config::address::parse_listen;
+use crate::config::nearest::nearest;
 use crate::config::{
     BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target,
-    TcpInfoChoice, WebSection, WireChoice, defaults, setting,
+    TcpInfoChoice, WebListen, WebSection, WireChoice, defaults, setting,
 };
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
@@ -212,7 +212,10 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
         probe: prober,
         check: None,
         info: None,
-        web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
+        web: Some(WebSection {
+            listen: WebListen::Addresses(vec![flag("metrics", &flags.metrics, listen)?]),
+            config_file: None,
+        }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,
             clock: ClockChoice::Auto,

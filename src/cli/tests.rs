@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice,
+    ServeSection, Slo, Target, TcpInfoChoice, WebListen, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -41,7 +41,8 @@ fn listener(text: &str) -> ServeSection {
 }
 
 fn web(text: &str) -> Option<WebSection> {
-    Some(WebSection { listen: text.parse().unwrap() })
+    let listen = WebListen::Addresses(text.split(' ').map(|it| it.parse().unwrap()).collect());
+    Some(WebSection { listen, config_file: None })
 }
 
 fn prober(targets: &[&str]) -> ProbeSection {
@@ -678,6 +679,8 @@ fn help_names_every_flag_of_the_contract() {
         "--log.level",
         "--log.format",
         "--web.listen-address",
+        "--web.config.file",
+        "--web.systemd-socket",
     ];
     let serve = ["--listen", "--idle-timeout", "--max-connections"];
     let probe = [

@@ -2,6 +2,7 @@
 //! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sys::socket::SocketOptions;
@@ -9,7 +10,9 @@ use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod duration;
+pub mod nearest;
 pub mod setting;
+pub mod web_file;
 
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -182,9 +185,25 @@ pub enum ReportMode {
 /// The HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebSection {
-    /// Where to listen; port 0 takes a free one and logs it.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: WebListen,
+    /// The file of TLS, users, headers and the rate limit; see [`web_file`].
+    pub config_file: Option<PathBuf>,
 }
+
+/// Where the HTTP server's connections come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebListen {
+    /// Here; at least one address. Port 0 takes a free one and logs it.
+    Addresses(Vec<SocketAddr>),
+    /// The sockets that systemd passed to this process.
+    Systemd,
+}
+
+/// A file that the command line names cannot be used: bad use, found out after the start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadFile(pub String);
 
 /// How the measuring threads work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -310,6 +329,16 @@ pub mod limits {
     pub const LOOKUPS_MAX: usize = 16;
     /// The same in a run of checks, where a name that hangs would hold up those behind it.
     pub const CHECK_LOOKUPS_MAX: usize = 128;
+    /// Addresses of the HTTP server.
+    pub const WEB_ADDRESSES_MAX: usize = 64;
+    /// Bytes of a file of the HTTP server: its configuration, a certificate, a key.
+    pub const WEB_FILE_BYTES_MAX: u64 = 1_024 * 1_024;
+    /// Users of the HTTP server.
+    pub const WEB_USERS_MAX: usize = 1_000;
+    /// The dearest bcrypt hash of a user: a few seconds of a CPU.
+    pub const BCRYPT_COST_MAX: u32 = 18;
+    /// Longest interval of the HTTP server's rate limit.
+    pub const RATE_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
     /// Changes waiting for one worker.
     pub const CHANGES_MAX: usize = 1_024;
     /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.

@@ -14,9 +14,13 @@ use tokio::sync::Semaphore;
 use crate::host::ProcessUsage;
 use crate::stats::Stats;
 
+mod auth;
 mod exposition;
+mod guard;
 mod server;
+mod tls;
 
+pub use self::guard::Guard;
 pub use self::server::{SHUTDOWN_GRACE, serve};
 
 /// What requests are answered from.

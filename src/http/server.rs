@@ -1,34 +1,43 @@
-//! Connections of the HTTP server: a listener in, requests to the routes out. What a client may
+//! Connections of the HTTP server: listeners in, requests to the routes out. What a client may
 //! take of us is limited here: connections, time and the bytes of a header.
 
-use std::future::Future;
-use std::io::ErrorKind;
-use std::pin::pin;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
 
+use super::guard::Guard;
 use super::{HttpState, router};
+use crate::stats::Stats;
 
 /// What a client may take from us.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections beyond this many are closed at once and counted.
+    /// Connections beyond this many, of all listeners, are closed at once and counted.
     pub(super) connections_max: usize,
-    /// How long a new connection may take for its first whole header. Connections that ask for
-    /// nothing must not lock a scraper out for long.
+    /// How long a new connection may take for its handshake and its first whole header.
+    /// Connections that ask for nothing must not lock a scraper out for long.
     pub(super) first_request_max: Duration,
     /// How long each later header may take, waiting for its first byte included. Longer than the
     /// usual scrape interval of a minute, so that scrapers keep their connection.
@@ -37,8 +46,20 @@ pub(super) struct Limits {
     pub(super) buffer_bytes_max: usize,
     /// Age at which a connection is closed once it is idle.
     pub(super) age_max: Duration,
-    /// How long an old connection may take for its last response.
+    /// How long an old connection may take for its last response, unless that is a stream of
+    /// events, which lasts until either side has enough.
     pub(super) response_max: Duration,
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+pub(super) struct Site {
+    /// What its client may take.
+    pub(super) limits: Limits,
+    /// What there is to ask for.
+    pub(super) routes: Router,
+    /// Who may.
+    pub(super) guard: Arc<Guard>,
 }
 
 impl Default for Limits {
@@ -54,35 +75,42 @@ impl Default for Limits {
     }
 }
 
-/// Serves until `shutdown` completes. Then the listener closes at once, idle connections too, and
-/// requests under way get [`SHUTDOWN_GRACE`] to finish.
+/// Serves until `shutdown` completes. Then the listeners close at once, idle connections and
+/// streams of events too, and other requests under way get [`SHUTDOWN_GRACE`] to finish.
 ///
 /// A failed accept (descriptors ran out) is logged and tried again after a pause.
-pub async fn serve(listener: TcpListener, state: HttpState, shutdown: impl Future<Output = ()>) {
-    serve_within(Limits::default(), listener, state, shutdown).await;
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    guard: Guard,
+    state: HttpState,
+    shutdown: impl Future<Output = ()>,
+) {
+    let stats = Arc::clone(&state.stats);
+    let site = Site { limits: Limits::default(), routes: router(state), guard: Arc::new(guard) };
+    serve_site(site, listeners, &stats, shutdown).await;
 }
 
 /// How long requests under way may take once the program stops.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(250);
 
-pub(super) async fn serve_within(
-    limits: Limits,
-    listener: TcpListener,
-    state: HttpState,
+/// See [`serve`].
+pub(super) async fn serve_site(
+    site: Site,
+    listeners: Vec<TcpListener>,
+    stats: &Stats,
     shutdown: impl Future<Output = ()>,
 ) {
-    let stats = Arc::clone(&state.stats);
-    let routes = router(state);
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut turn = 0;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < limits.connections_max => {
-                    connections.spawn(answer(limits, stream, routes.clone(), closing.subscribe()));
+            accepted = accept(&listeners, &mut turn) => match accepted {
+                Ok(stream) if connections.len() < site.limits.connections_max => {
+                    connections.spawn(site.clone().attend(stream, closing.subscribe()));
                 }
                 Ok(_) => stats.count_http_connection_refused(),
                 // The client gave up before we came to it.
@@ -94,7 +122,7 @@ pub(super) async fn serve_within(
             },
         }
     }
-    drop(listener);
+    drop(listeners);
     closing.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(SHUTDOWN_GRACE, drained).await.is_err() {
@@ -102,43 +130,135 @@ pub(super) async fn serve_within(
     }
 }
 
-/// Answers the requests of one connection until either side closes it. It is also closed, between
-/// two requests, when it is old: a client that never reads its response does not stay for ever.
-async fn answer(
-    limits: Limits,
-    stream: TcpStream,
-    routes: Router,
-    mut closing: watch::Receiver<bool>,
-) {
-    // Without the option only latency is lost.
-    let _ = stream.set_nodelay(true);
-    let asked = Arc::new(AtomicBool::new(false));
-    let asks = Arc::clone(&asked);
-    let routes = TowerToHyperService::new(routes);
-    let routes = service_fn(move |request: Request<Incoming>| {
-        asks.store(true, Ordering::Relaxed);
-        routes.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
-        .max_buf_size(limits.buffer_bytes_max)
-        .serve_connection(TokioIo::new(stream), routes);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        // An error here is the client's doing and concerns nobody else.
-        _ = connection.as_mut() => return,
-        _ = closing.wait_for(|closing| *closing) => {}
-        () = silent(limits.first_request_max, &asked) => return,
-        () = sleep(limits.age_max) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = timeout(limits.response_max, connection).await;
+/// The next connection of any listener. The one after `turn` is asked first, so that a flood at
+/// one does not close the others.
+async fn accept(listeners: &[TcpListener], turn: &mut usize) -> io::Result<TcpStream> {
+    poll_fn(|context| {
+        for step in 1..=listeners.len() {
+            let index = (*turn + step) % listeners.len();
+            if let Poll::Ready(accepted) = listeners[index].poll_accept(context) {
+                *turn = index;
+                return Poll::Ready(accepted.map(|(stream, _)| stream));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
-/// Completes if nothing was asked for in the first `limit`.
-async fn silent(limit: Duration, asked: &AtomicBool) {
-    sleep(limit).await;
+/// What is known of a connection's requests.
+#[derive(Debug, Default)]
+struct Conversation {
+    /// Something was asked for.
+    asked: AtomicBool,
+    /// The newest response is a stream of events.
+    streams: AtomicBool,
+}
+
+impl Site {
+    /// Speaks with one client, by TLS if the guard says so.
+    async fn attend(self, stream: TcpStream, mut closing: watch::Receiver<bool>) {
+        // Without the option only latency is lost.
+        let _ = stream.set_nodelay(true);
+        let patience = pin!(sleep(self.limits.first_request_max));
+        let Some(tls) = self.guard.tls() else {
+            return self.converse(stream, closing, patience).await;
+        };
+        let mut patience = patience;
+        let handshake = tokio::select! {
+            stream = shake_hands(tls, stream) => stream,
+            _ = closing.wait_for(|closing| *closing) => return,
+            () = patience.as_mut() => None,
+        };
+        match handshake {
+            Some(stream) => self.converse(stream, closing, patience).await,
+            None => self.guard.count_handshake_failed(),
+        }
+    }
+
+    /// Answers the requests of one connection until either side closes it. It is also closed,
+    /// between two requests, when it is old: a client that never reads its response does not stay
+    /// for ever.
+    async fn converse(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        mut closing: watch::Receiver<bool>,
+        patience: Pin<&mut Sleep>,
+    ) {
+        let limits = self.limits;
+        let conversation = Arc::new(Conversation::default());
+        let known = Arc::clone(&conversation);
+        let service = service_fn(move |request: Request<Incoming>| {
+            conversation.asked.store(true, Ordering::Relaxed);
+            self.clone().respond(request, Arc::clone(&conversation))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read_timeout)
+            .max_buf_size(limits.buffer_bytes_max)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            // An error here is the client's doing and concerns nobody else.
+            _ = connection.as_mut() => return,
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = silent(patience, &known.asked) => return,
+            () = sleep(limits.age_max) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        while known.streams.load(Ordering::Relaxed) {
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = closing.wait_for(|closing| *closing) => return,
+                () = sleep(limits.response_max) => {}
+            }
+        }
+        let _ = timeout(limits.response_max, connection).await;
+    }
+
+    async fn respond(
+        mut self,
+        request: Request<Incoming>,
+        conversation: Arc<Conversation>,
+    ) -> Result<Response, Infallible> {
+        let headers = request.headers().clone();
+        let respond = async {
+            let Ok(response) = self.routes.call(request).await;
+            response.into_response()
+        };
+        let response = self.guard.answer(&headers, respond).await;
+        let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+        let streams = kind.is_some_and(|kind| kind.starts_with(EVENT_STREAM));
+        conversation.streams.store(streams, Ordering::Relaxed);
+        Ok(response)
+    }
+}
+
+/// TLS with a client that begins it; one that speaks plain HTTP is told so, in plain HTTP.
+async fn shake_hands(
+    tls: Arc<ServerConfig>,
+    mut stream: TcpStream,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await.ok()? == 1 && first[0].is_ascii_uppercase() {
+        // The client may be gone.
+        let _ = stream.write_all(PLAIN_HTTP).await;
+        let _ = stream.shutdown().await;
+        // Closing with its request unread would be a reset, which takes our words back.
+        let mut request = [0; 4 * 1_024];
+        for _ in 0..PLAIN_READS_MAX {
+            if stream.read(&mut request).await.ok()? == 0 {
+                break;
+            }
+        }
+        return None;
+    }
+    TlsAcceptor::from(tls).accept(stream).await.ok()
+}
+
+/// Completes if nothing was asked for until `patience` ended.
+async fn silent(patience: Pin<&mut Sleep>, asked: &AtomicBool) {
+    patience.await;
     if asked.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
@@ -146,3 +266,9 @@ async fn silent(limit: Duration, asked: &AtomicBool) {
 
 /// Between two accepts while they fail: descriptors do not come back within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reads of a plain request that is not looked at.
+const PLAIN_READS_MAX: usize = 4;
+/// The content type of server-sent events.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+const PLAIN_HTTP: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Connection: close\r\n\r\nThis server speaks HTTPS: write https:// instead of http://.\n";

@@ -2,8 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header::CONTENT_TYPE;
+use hyper::body::Frame;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,13 +21,20 @@ use tokio::time::timeout;
 use crate::stats::ProbeSeries;
 use crate::stats::slo::Objectives;
 
-use super::server::{Limits, serve_within};
+use super::server::{Limits, Site, serve_site};
 use super::*;
+
+use self::certificates::{Authority, Identity};
+
+/// The certificates of the integration tests: those run on Linux only.
+#[path = "../../tests/it/certificates.rs"]
+mod certificates;
 
 /// A server on a free port. Every wait in these tests ends: far beyond what any of them needs,
 /// and far below the timeouts of an untouched connection.
 struct Server {
     address: SocketAddr,
+    second_address: SocketAddr,
     stats: Arc<Stats>,
     ready: Arc<AtomicBool>,
     shutdown: oneshot::Sender<()>,
@@ -30,8 +44,14 @@ struct Server {
 const SOON: Duration = Duration::from_secs(30);
 
 async fn start(limits: Limits, targets: usize) -> Server {
+    start_guarded(limits, targets, &[]).await
+}
+
+/// The same, with the web configuration file in the folder of these files.
+async fn start_guarded(limits: Limits, targets: usize, files: &[(&str, &str)]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, second_address) = (listener.local_addr().unwrap(), second.local_addr().unwrap());
     let stats = Arc::new(Stats::default());
     let objectives = Arc::new(Objectives::new(Vec::new()));
     for target in 0..targets {
@@ -41,11 +61,23 @@ async fn start(limits: Limits, targets: usize) -> Server {
     let ready = Arc::new(AtomicBool::new(false));
     let usage = || ProcessUsage { open_fds: Some(77), ..ProcessUsage::default() };
     let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let guard = match files {
+        [] => Guard::open(),
+        _ => Guard::from_file(&folder.path().join("web.yml"), &stats, || 0).unwrap(),
+    };
+    let counting = Arc::clone(&stats);
     let (shutdown, told) = oneshot::channel();
     let serving = tokio::spawn(async move {
-        serve_within(limits, listener, state, async { told.await.unwrap() }).await;
+        let told = async { told.await.unwrap() };
+        let site = Site { limits, routes: router(state), guard: Arc::new(guard) };
+        serve_site(site, vec![listener, second], &counting, told).await;
+        drop(folder);
     });
-    Server { address, stats, ready, shutdown, serving }
+    Server { address, second_address, stats, ready, shutdown, serving }
 }
 
 impl Server {
@@ -141,7 +173,8 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_shutdown() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_and_counted() {
     let server = start(Limits { connections_max: 2, ..Limits::default() }, 0).await;
-    let kept = [idle(&server).await, idle(&server).await];
+    // One limit for all listeners.
+    let kept = [idle(&server).await, TcpStream::connect(server.second_address).await.unwrap()];
     let mut refused = server.connect().await;
     let ended = timeout(SOON, refused.read_to_end(&mut Vec::new())).await;
     assert!(ended.is_ok(), "the third connection is open");
@@ -177,6 +210,19 @@ async fn slow_headers_and_old_connections_are_ended() {
 }
 
 #[tokio::test]
+async fn both_listeners_answer() {
+    let server = start(Limits::default(), 0).await;
+    for address in [server.address, server.second_address, server.address] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        timeout(SOON, client.read_to_string(&mut response)).await.unwrap().unwrap();
+        assert!(response.starts_with("HTTP/1.0 200 "), "{response}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_connection_without_a_first_request_is_ended_and_an_idle_one_is_kept() {
     let short = Duration::from_millis(300);
     let server = start(Limits { first_request_max: short, ..Limits::default() }, 0).await;
@@ -207,4 +253,125 @@ async fn an_oversized_header_is_refused() {
     let _ = timeout(SOON, client.read_to_end(&mut response)).await.unwrap();
     assert!(!response.starts_with(b"HTTP/1.1 200"));
     server.stop().await;
+}
+
+/// A body that never ends: an event each 10 ms.
+struct Events(tokio::time::Interval);
+
+impl HttpBody for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let event = Bytes::from_static(b"data: 1\n\n");
+        self.0.poll_tick(context).map(|_| Some(Ok(Frame::data(event))))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_events_outlives_every_limit_but_not_the_server() {
+    let short = Duration::from_millis(50);
+    let limits = Limits { age_max: short, response_max: short, ..Limits::default() };
+    let events = |kind: &'static str| {
+        let events = Events(tokio::time::interval(Duration::from_millis(10)));
+        ([(CONTENT_TYPE, kind)], Body::new(events))
+    };
+    let routes = Router::new()
+        .route("/events", get(async move || events("text/event-stream; charset=utf-8")))
+        .route("/endless", get(async move || events("text/plain")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (shutdown, told) = oneshot::channel();
+    let serving = tokio::spawn(async move {
+        let site = Site { limits, routes, guard: Arc::new(Guard::open()) };
+        let told = async { told.await.unwrap() };
+        serve_site(site, vec![listener], &Stats::default(), told).await;
+    });
+    let ask = async |path: &str| {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    };
+    let mut stream = ask("/events").await;
+    // Another response of that length is ended.
+    let mut other = Vec::new();
+    let mut endless = ask("/endless").await;
+    let _ = timeout(SOON, endless.read_to_end(&mut other)).await.unwrap();
+    assert!(other.starts_with(b"HTTP/1.1 200"));
+    // Four times as long as everything else may take.
+    let mut events = [0; 40 * 14];
+    timeout(SOON, stream.read_exact(&mut events)).await.unwrap().unwrap();
+    shutdown.send(()).unwrap();
+    let ended = timeout(SOON, stream.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "the stream goes on");
+    timeout(SOON, serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_ended_and_counted() {
+    let authority = Authority::new("ours");
+    let Identity { certificate_pem, key_pem, .. } = authority.issue(&["localhost"]);
+    let text = "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: \
+                ca.pem, client_auth_type: RequireAndVerifyClientCert}";
+    let files = [
+        ("web.yml", text),
+        ("cert.pem", &certificate_pem),
+        ("key.pem", &key_pem),
+        ("ca.pem", &authority.pem),
+    ];
+    let short = Duration::from_millis(300);
+    let limits = Limits { first_request_max: short, ..Limits::default() };
+    let server = start_guarded(limits, 0, &files).await;
+    let mut silent = server.connect().await;
+    let mut half = server.connect().await;
+    half.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+    let mut shaken = shake_hands(&server, &authority).await;
+    for client in [&mut silent, &mut half] {
+        let ended = timeout(SOON, client.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "a handshake keeps the connection");
+    }
+    // The time of the handshake counts for the first request too.
+    let ended = timeout(SOON, shaken.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "a connection that asks for nothing stays");
+    let mut asking = shake_hands(&server, &authority).await;
+    asking.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    timeout(SOON, asking.read_exact(&mut first)).await.unwrap().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    assert_eq!(server.stats.snapshot().web.unwrap().handshakes_failed, 2);
+    // Neither an idle connection nor half a handshake holds up the end.
+    let _half = half_open(&server).await;
+    server.stop().await;
+}
+
+/// A connection whose handshake has begun.
+async fn half_open(server: &Server) -> TcpStream {
+    let mut client = server.connect().await;
+    client.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+    client
+}
+
+/// A connection whose handshake is done, client's certificate included.
+async fn shake_hands(
+    server: &Server,
+    authority: &Authority,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.certificate.clone()).unwrap();
+    let identity = authority.issue(&["client"]);
+    let provider = Arc::new(rustls_graviola::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.certificate], identity.key)
+        .unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connecting = connector.connect(name, server.connect().await);
+    timeout(SOON, connecting).await.unwrap().unwrap()
 }

@@ -380,7 +380,7 @@ mod tests {
     };
     use crate::stats::{
         BuildInfo, CheckSeries, ProbeSeries, Stats, TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter,
-        WorkerSnapshot,
+        WebSnapshot, WorkerSnapshot,
     };
     use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
@@ -508,6 +508,11 @@ mod tests {
             report_samples_dropped: 3,
             log_lines_dropped: 5,
             http_connections_refused: 4,
+            web: Some(WebSnapshot {
+                refused: [7, 2, 1],
+                handshakes_failed: 6,
+                last_reload_good: true,
+            }),
             probes: vec![probe(), unused_probe()],
             checks: vec![check(), unused_check()],
             echoes: vec![EchoSnapshot {

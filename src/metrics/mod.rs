@@ -9,6 +9,7 @@
 mod check;
 mod exposition;
 mod tcp_info;
+mod web;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use self::exposition::{Format, Out};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES)
+    FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES).chain(web::FAMILIES)
 }
 
 /// What is written of probes, of the responder and of the program.

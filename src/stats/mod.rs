@@ -9,6 +9,7 @@ mod echo;
 mod program;
 mod published;
 mod tcp_info;
+mod web;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,6 +24,7 @@ pub use self::check::{CheckSeries, CheckSnapshot};
 pub use self::echo::{EchoSeries, EchoSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
 pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
+pub use self::web::{Refusal, WebSeries, WebSnapshot};
 
 use self::published::Published;
 use self::slo::{Objectives, SloCounters, SloSnapshot};
@@ -75,6 +77,8 @@ pub struct Snapshot {
     pub log_lines_dropped: u64,
     /// HTTP connections closed at once: the limit was reached.
     pub http_connections_refused: u64,
+    /// The guarded HTTP server; `None` without a web configuration file.
+    pub web: Option<WebSnapshot>,
     /// Probed targets, in the order in which they were added.
     pub probes: Vec<ProbeSnapshot>,
     /// Targets of half-open checks, in the order in which they were added.
@@ -342,6 +346,11 @@ impl Stats {
         self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds the guarded HTTP server, of which there is one.
+    pub fn add_web(&self) -> Arc<WebSeries> {
+        Arc::clone(self.lock().web.get_or_insert_default())
+    }
+
     /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
     /// memory of one glance, where [`Self::snapshot`] of many targets holds megabytes.
     pub fn lines<L>(
@@ -375,7 +384,8 @@ impl Stats {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let registered = self.lock().clone();
-        let Registered { probes, checks, echoes, workers, capabilities, event_losses } = registered;
+        let Registered { probes, checks, echoes, workers, capabilities, event_losses, web } =
+            registered;
         let mut listeners: Vec<EchoSnapshot> = Vec::new();
         for echo in echoes {
             let worker = echo.snapshot();
@@ -395,6 +405,7 @@ impl Stats {
             report_samples_dropped: self.report_samples_dropped.load(Ordering::Relaxed),
             log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
+            web: web.map(|series| series.snapshot()),
             probes: probes.iter().map(|series| series.snapshot()).collect(),
             checks: checks.iter().map(|series| series.snapshot()).collect(),
             echoes: listeners,
@@ -416,6 +427,7 @@ struct Registered {
     workers: Vec<Arc<WorkerSeries>>,
     capabilities: Vec<Capability>,
     event_losses: Vec<Arc<EventLosses>>,
+    web: Option<Arc<WebSeries>>,
 }
 
 /// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.

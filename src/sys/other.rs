@@ -1,7 +1,9 @@
 //! Any other Unix: the portable backend, without binding to interfaces.
 
 pub(super) use super::portable::*;
-pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
+pub(super) use super::unix::{
+    activated, connect_in_progress, family_unsupported, out_of_descriptors,
+};
 
 use std::io;
 

@@ -160,6 +160,15 @@ pub fn listener(at: SocketAddr, share_port: bool) -> io::Result<Socket> {
     }
 }
 
+/// The listening TCP sockets that whoever started this process passed to it, as systemd does
+/// (`LISTEN_FDS`, sd_listen_fds(3)). To be called once: they are taken.
+///
+/// # Errors
+/// If one of them is something else; "unsupported" where there is no such thing.
+pub fn activated() -> io::Result<Vec<Socket>> {
+    platform::activated()
+}
+
 fn bind_listener(at: SocketAddr, share_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     if at.is_ipv6() {

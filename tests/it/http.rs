@@ -1,6 +1,6 @@
 //! A GET over a plain socket: address and path in, status, headers and body out.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::run::PATIENCE;
@@ -34,16 +34,31 @@ pub(crate) fn try_fetch(address: SocketAddr, path: &str) -> Option<Response> {
 
 /// Fetches `path`, asking for a content type.
 pub(crate) fn fetch_as(address: SocketAddr, path: &str, accept: &str) -> Response {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    exchange(connect(address), path, &format!("Accept: {accept}\r\n")).unwrap()
+}
+
+/// Connects, and waits for bytes as long as for anything.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!(
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\
-         Accept: {accept}\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// One GET of `path` with these further header lines, and its response.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    path: &str,
+    headers: &str,
+) -> io::Result<Response> {
+    let request = format!("GET {path} HTTP/1.0\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    parse(&text)
+    stream.read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    Ok(parse(&text))
 }
 
 /// HTTP/1.0 has no chunks: the body is everything after the empty line.

@@ -42,6 +42,22 @@ pub(crate) fn forbid_io_uring(command: &mut Command) {
     unsafe { command.pre_exec(install_filter) };
 }
 
+/// Gives the child this descriptor as its number 3, the first that systemd passes.
+pub(crate) fn pass_as_first(command: &mut Command, fd: OwnedFd) {
+    let install = move || {
+        // dup2(2) of a descriptor to itself would leave it to be closed.
+        let copied = match fd.as_raw_fd() {
+            // SAFETY: `fcntl` with `F_SETFD` takes a number and no pointer.
+            3 => unsafe { libc::fcntl(3, libc::F_SETFD, 0) },
+            // SAFETY: `dup2` takes numbers; the child's number 3 is nobody's before it starts.
+            number => unsafe { libc::dup2(number, 3) },
+        };
+        check(copied).map(drop)
+    };
+    // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
 /// Why this kernel refuses io_uring to us, if it does, or is older than what we need of it.
 pub(crate) fn io_uring_refusal() -> Option<io::Error> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -25,6 +25,10 @@ mod btf;
 mod run;
 /// A GET over a plain socket.
 mod http;
+/// Certificates, made for a test.
+mod certificates;
+/// A GET by TLS.
+mod https;
 /// OpenMetrics text into numbers that can be summed.
 mod exposition;
 /// `probe --json` lines into values.
@@ -92,6 +96,10 @@ mod privileges;
 mod syn_timer;
 /// The real Prometheus.
 mod prometheus;
+/// TLS, passwords and listeners of the HTTP server.
+mod web_config;
+/// Clients that mean harm to the HTTP server.
+mod web_hostile;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

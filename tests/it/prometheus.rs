@@ -14,6 +14,7 @@ use crate::http;
 use crate::run::{PATIENCE, Run};
 use crate::site::{Place, report_skip};
 use crate::turn::{self, Turn};
+use crate::web_config::{Folder, TLS, users};
 
 #[test]
 fn a_real_server_stores_what_we_count() {
@@ -51,6 +52,42 @@ fn a_real_server_stores_what_we_count() {
     assert_eq!(server.wait_for(&stages, |value| value >= 5.0), 5.0);
     let types = server.metadata(catalogue::RECEIVED.trim_end_matches("_total"));
     assert!(types.contains("counter"), "{types}");
+}
+
+#[test]
+fn a_real_server_comes_by_tls_with_certificate_and_password() {
+    let _turn = turn::wait_for(Turn::Shared);
+    if !is_installed("prometheus") {
+        return report_skip("prometheus::tls", "no `prometheus` on the search path");
+    }
+    let files = Folder::new();
+    let identity = files.authority.issue(&["prometheus"]);
+    let certificate = files.write("client.pem", &identity.certificate_pem);
+    let key = files.write("client-key.pem", &identity.key_pem);
+    let text = format!(
+        "{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n  \
+         client_allowed_sans: [prometheus]\n{}",
+        users("prometheus", "secret")
+    );
+    let words = format!(
+        "both --listen=127.0.0.1:0 --web.listen-address=127.0.0.1:0 --interval=20ms \
+         --web.config.file={}",
+        files.write("web.yml", &text).display()
+    );
+    let both = Run::start(&Place::Here, &words);
+    let how = format!(
+        "scheme: https, basic_auth: {{username: prometheus, password: secret}}, \
+         tls_config: {{ca_file: {}, cert_file: {}, key_file: {}, server_name: localhost}}, ",
+        files.path("ca.pem").display(),
+        certificate.display(),
+        key.display()
+    );
+    let server = Server::start_with(both.http_address(), &how);
+    assert_eq!(server.wait_for("up", |value| value == 1.0), 1.0);
+    let received = server.wait_for(catalogue::RECEIVED, |value| value >= 20.0);
+    assert!(received >= 20.0);
+    let refused = "sum(rttscope_http_requests_refused_total)";
+    assert_eq!(server.wait_for(refused, |_| true), 0.0);
 }
 
 #[test]
@@ -105,12 +142,17 @@ struct Server {
 
 impl Server {
     fn start(scraped: SocketAddr) -> Self {
+        Self::start_with(scraped, "")
+    }
+
+    /// `how` is more of the scrape's configuration, with a comma at its end.
+    fn start_with(scraped: SocketAddr, how: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
         let text = format!(
             "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\n\
              scrape_configs:\n\
-             - {{job_name: rttscope, static_configs: [{{targets: ['{scraped}']}}]}}\n"
+             - {{job_name: rttscope, {how}static_configs: [{{targets: ['{scraped}']}}]}}\n"
         );
         std::fs::write(&config, text).unwrap();
         // It does not say which port it got when asked for any, so one that is free just now.

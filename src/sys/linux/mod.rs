@@ -15,7 +15,9 @@ pub(super) use self::checking::{
     nonblocking_stream,
 };
 pub(super) use self::tcp_info::{kernel_release, tcp_info};
-pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
+pub(super) use super::unix::{
+    activated, connect_in_progress, family_unsupported, out_of_descriptors,
+};
 
 use std::io;
 use std::os::fd::AsRawFd;

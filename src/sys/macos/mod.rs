@@ -4,7 +4,9 @@ mod tcp_info;
 
 pub(super) use self::tcp_info::tcp_info;
 pub(super) use super::portable::*;
-pub(super) use super::unix::{connect_in_progress, family_unsupported, out_of_descriptors};
+pub(super) use super::unix::{
+    activated, connect_in_progress, family_unsupported, out_of_descriptors,
+};
 
 use std::ffi::CString;
 use std::io;

@@ -31,6 +31,11 @@ pub(super) fn allow_rebinding(_socket: &Socket, share_port: bool) -> io::Result<
     Ok(())
 }
 
+/// See [`crate::sys::socket::activated`].
+pub(super) fn activated() -> io::Result<Vec<Socket>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "there is no systemd on Windows"))
+}
+
 /// Whether an error says that the host has no such address family (`WSAEAFNOSUPPORT`).
 pub(super) fn family_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(10_047)
