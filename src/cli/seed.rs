@@ -212,6 +212,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
         probe: prober,
         check: None,
         info: None,
+        doctor: None,
         web: Some(WebSection { listen: flag("metrics", &flags.metrics, listen)? }),
         measuring: MeasuringSection {
             io: IoChoice::Auto,
