@@ -50,10 +50,8 @@ pub(super) enum Command {
     #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
     Doctor(DoctorCommand),
     /// Print a shell's completions.
-    #[command(
-        after_help = "Example: rttscope completions bash > \
-                      /usr/share/bash-completion/completions/rttscope"
-    )]
+    #[command(after_help = "Example: rttscope completions bash > \
+                      /usr/share/bash-completion/completions/rttscope")]
     Completions(CompletionsCommand),
     /// Print a man page: of the program, or of one command.
     #[command(after_help = "Example: rttscope man probe > rttscope-probe.1")]

@@ -15,7 +15,7 @@ pub(super) struct ManCommand {
 }
 
 pub(super) fn page(command: &ManCommand) -> String {
-    let mut program = Cli::command();
+    let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
     let of = match &command.command {
         Some(name) => program.find_subcommand(name).expect("clap lets commands through only"),
@@ -28,7 +28,7 @@ pub(super) fn page(command: &ManCommand) -> String {
 
 /// Every section; clap_mangen's own rendering would call the notes "EXTRA" and join their lines.
 fn render(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
-    let man = Man::new(command.clone().disable_help_subcommand(true))
+    let man = Man::new(command.clone())
         .source(concat!("rttscope ", env!("CARGO_PKG_VERSION")))
         .manual("User Commands");
     man.render_title(page)?;

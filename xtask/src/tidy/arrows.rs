@@ -17,7 +17,7 @@ const ARROWS: [(&str, Names); 21] = [
     ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
-    ("log", Names::Only(&["config"])),
+    ("log", Names::Only(&["config", "sys", "time"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
