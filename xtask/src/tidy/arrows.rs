@@ -20,7 +20,7 @@ const ARROWS: [(&str, Names); 21] = [
     ("log", Names::Only(&["config", "sys", "time"])),
     ("http", Names::Only(&["host", "metrics", "report", "stats"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
-    ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
+    ("report", Names::Only(&["event", "histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "tcp_info", "time"])),
     (
         "worker",
