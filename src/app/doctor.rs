@@ -77,7 +77,7 @@ fn examine_checks(measuring: &MeasuringSection) -> Result<(Vec<Capability>, Opti
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let attachment = checks.follower().and_then(|follower| {
         if let Err(error) = follower.follow(loopback) {
-            tracing::warn!(%error, "the eBPF programs cannot be attached to the loopback interface");
+            tracing::warn!(%error, "the eBPF programs cannot be attached to loopback");
         }
         follower.attachment()
     });

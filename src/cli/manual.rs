@@ -1,5 +1,5 @@
 //! `man`: manual pages made from the definition of the command line. A command's name in, its page
-//! in roff out (man(7)); without a name, the page of the program, which names those of its commands.
+//! in roff out (man(7)); without a name, the page of the program, which names the other ones.
 
 use clap::{Args, CommandFactory};
 use clap_mangen::Man;
@@ -23,12 +23,19 @@ pub(super) fn page(command: &ManCommand) -> String {
     };
     let mut page = Vec::new();
     render(of, &mut page).expect("memory takes everything");
-    String::from_utf8(page).expect("names and help are UTF-8")
+    let text = String::from_utf8(page).expect("names and help are UTF-8");
+    // groff reads bytes, and only man(1) tells it of UTF-8 (groff_char(7)).
+    let ascii = |c: char| {
+        if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) }
+    };
+    text.chars().map(ascii).collect()
 }
 
 /// Every section; clap_mangen's own rendering would call the notes "EXTRA" and join their lines.
 fn render(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     let man = Man::new(command.clone())
+        // An empty date would be left out, and everything after it take the wrong place.
+        .date(" ")
         .source(concat!("rttscope ", env!("CARGO_PKG_VERSION")))
         .manual("User Commands");
     man.render_title(page)?;
@@ -71,7 +78,9 @@ mod tests {
         for command in program.get_subcommands() {
             let name = command.get_name();
             let page = page_of(Some(name));
-            assert!(page.contains(&format!(".TH rttscope-{name} 1")), "{page}");
+            let version = env!("CARGO_PKG_VERSION");
+            let title = format!("{name} 1 \" \" \"rttscope {version}\" \"User Commands\"\n");
+            assert!(page.contains(&format!(".TH rttscope-{title}")), "{page}");
             let visible = command.get_arguments().filter(|flag| !flag.is_hide_set());
             for flag in visible {
                 if let Some(long) = flag.get_long() {
@@ -94,6 +103,7 @@ mod tests {
         }
         assert!(page.contains("Exit codes: 0 good"), "{page}");
         assert!(!page.contains("rttscope-help"), "{page}");
+        assert!(page.is_ascii() && page.contains("\\[u2026]"), "{page}");
     }
 
     #[test]

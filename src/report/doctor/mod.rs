@@ -7,8 +7,8 @@ mod tests;
 
 use serde::Serialize;
 
-use self::verdict::features;
 pub use self::verdict::{Feature, Verdict};
+use self::verdict::{MATTER, features, grant_all};
 use super::json::append;
 use super::units::time_text;
 use crate::host::{Capability, Facts, Interface, Lateness, Privileges};
@@ -85,6 +85,7 @@ pub fn screen(examination: &Examination, width: usize, colour: bool) -> Vec<Stri
     for feature in features(examination) {
         append_feature(&mut lines, &feature, width, colour);
     }
+    lines.extend(grant_all(examination));
     lines.push(String::new());
     append_interfaces(&mut lines, examination);
     append_noise(&mut lines, &examination.noise);
@@ -236,5 +237,3 @@ const VERDICT_WIDTH: usize = 7;
 const FACT_WIDTH: usize = 32;
 /// Interfaces named on one line.
 const NAMES_SHOWN: usize = 4;
-/// Capabilities that something here needs.
-const MATTER: [&str; 4] = ["cap_net_raw", "cap_bpf", "cap_net_admin", "cap_sys_nice"];

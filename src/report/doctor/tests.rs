@@ -158,7 +158,7 @@ fn screens_are_as_they_were_looked_at() {
 fn lines_fit_unless_they_are_to_be_copied() {
     for examination in [well(), confined(), elsewhere()] {
         for line in screen(&examination, 80, false) {
-            let copied = line.trim_start().starts_with("> ");
+            let copied = line.trim_start().starts_with("> ") || line.contains("setcap");
             assert!(copied || line.chars().count() <= 80, "{line}");
         }
         let coloured = screen(&examination, 80, true).join("\n");
@@ -236,7 +236,10 @@ fn each_gap_has_its_exact_remedy() {
     check(&confined, "ebpf_syn_timer", Verdict::Missing, "setcap cap_net_admin+ep");
     check(&confined, "raw_syn", Verdict::Missing, "setcap cap_net_raw+ep");
     check(&confined, "priority", Verdict::Missing, "setcap cap_sys_nice+ep");
+    let all = "setcap cap_net_raw,cap_bpf,cap_net_admin,cap_sys_nice+ep /usr/bin/rttscope";
+    assert!(screen(&confined, 80, false).iter().any(|line| line.ends_with(all)));
     confined.facts.privileges.no_new_privs = Some(true);
+    assert!(!screen(&confined, 80, false).iter().any(|line| line.contains("setcap cap_")));
     check(&confined, "raw_syn", Verdict::Missing, "give CAP_NET_RAW to the service");
     check(&confined, "noise_floor", Verdict::Limited, "--priority fifo:10");
     check(&confined, "hardware_stamps", Verdict::Missing, "");

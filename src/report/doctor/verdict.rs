@@ -138,6 +138,19 @@ fn ring_remedy(examination: &Examination) -> Option<String> {
     Some(remedy.to_owned())
 }
 
+/// How to get everything at once, if that takes more than one of the remedies above: setcap(8)
+/// replaces what was set before.
+pub(super) fn grant_all(examination: &Examination) -> Option<String> {
+    let privileges = &examination.facts.privileges;
+    let held = privileges.capabilities.as_ref()?;
+    let lacks = |name: &&str| !held.iter().any(|held| held == name);
+    let split = MATTER.iter().filter(|name| lacks(name)).count() > 1;
+    (split && privileges.no_new_privs != Some(true)).then(|| {
+        let program = &examination.program;
+        format!("all at once (setcap replaces): setcap {}+ep {program}", MATTER.join(","))
+    })
+}
+
 /// How to get capabilities that are not held; `None` if it is not for lack of them.
 fn grant(examination: &Examination, needed: &[&'static str]) -> Option<String> {
     let privileges = &examination.facts.privileges;
@@ -264,7 +277,7 @@ fn noise_floor(noise: &[Lateness]) -> Feature {
         return Feature { name, verdict: Verdict::Unknown, detail, remedy: None };
     };
     let detail = format!(
-        "wake-ups are late by {} (p50), {} (p99), {} (max); stamps are not affected",
+        "wake-ups are late by {} (p50), {} (p99), {} (max)",
         time_text(Some(worst.p50_ns)),
         time_text(Some(worst.p99_ns)),
         time_text(Some(worst.max_ns))
@@ -278,6 +291,8 @@ fn noise_floor(noise: &[Lateness]) -> Feature {
     Feature { name, verdict, detail, remedy }
 }
 
+/// Capabilities that something here needs.
+pub(super) const MATTER: [&str; 4] = ["cap_net_raw", "cap_bpf", "cap_net_admin", "cap_sys_nice"];
 /// A clock that costs more is not read in user space (vdso(7)): those are read in about 20 ns, a
 /// system call takes 100 ns, and an HPET or ACPI timer 1 µs.
 const READING_NS_MAX: u64 = 200;
