@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn commands_are_in_the_readme() {
-        let code = "enum Command {\n    /// Answers.\n    #[command(x = \"y\")]\n    Serve(A),\n    DryRun(B),\n}";
+        let code = "enum Command {\n    /// Answers.\n    #[command(x = 1)]\n    Serve(A),\n    \
+                    DryRun(B),\n}";
         check_text("`rttscope serve`, `rttscope dry-run`", "src/cli/args.rs", code, &[]);
         let expected = ["say what `rttscope dry-run` does"];
         check_text("`rttscope serve`", "src/cli/args.rs", code, &expected);
