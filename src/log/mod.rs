@@ -3,7 +3,7 @@
 //!
 //! A thread of its own writes. Whoever logs hands the line over and goes on: a reader of standard
 //! error that has stopped must hold up neither a probe nor the control plane. The thread also sees
-//! to it that a target that flaps does not flood the log (see [`limit`]); debug and trace lines are
+//! to it that a target that flaps does not flood the log (`limit`); debug and trace lines are
 //! not limited: who asks for them wants them all.
 
 mod limit;
