@@ -2,6 +2,7 @@
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
 mod checking;
+mod doctor;
 mod info;
 mod output;
 mod preflight;
@@ -34,9 +35,11 @@ use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something was received, or there was nobody to probe; all checks of a run were open.
+    /// Something was received, or there was nobody to probe; all checks of a run were open; this
+    /// machine has kernel time.
     Good,
-    /// Nothing was received from any target; not all checks of a run were open.
+    /// Nothing was received from any target; not all checks of a run were open; there is no kernel
+    /// time here.
     Unanswered,
 }
 
@@ -47,6 +50,9 @@ pub enum Verdict {
 /// answer is no error.
 pub fn run(config: &Config) -> Result<Verdict> {
     sys::raise_descriptor_limit();
+    if let Some(section) = &config.doctor {
+        return doctor::run(section, config);
+    }
     let checks = checking::open(config)?;
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::completions::CompletionsCommand;
+use super::doctor::DoctorCommand;
+use super::manual::ManCommand;
 use crate::config::defaults;
 
 /// High-precision TCP round-trip probe: kernel time, per-stage split, Prometheus metrics.
@@ -29,15 +32,30 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Answer probes.
+    #[command(after_help = "Example: rttscope serve --listen :4000")]
     Serve(ServeCommand),
     /// Probe targets: exit code 1 if nothing was received.
+    #[command(after_help = "Example: rttscope probe db=10.0.0.1:4000 --interval 10ms")]
     Probe(ProbeCommand),
     /// Answer probes and send them; to oneself unless targets are given.
+    #[command(after_help = "Example: rttscope both --web.listen-address :2112")]
     Both(BothCommand),
     /// Check TCP ports by half-open handshakes: exit code 1 unless all are open.
+    #[command(after_help = "Example: rttscope check 10.0.0.1:443 db.example:5432 -n 100 -c 16")]
     Check(CheckCommand),
     /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
+    #[command(after_help = "Example: rttscope info 10.0.0.1:443 --watch")]
     Info(InfoCommand),
+    /// Say what works here, what does not, and how to change that: exit code 1 without kernel time.
+    #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
+    Doctor(DoctorCommand),
+    /// Print a shell's completions.
+    #[command(after_help = "Example: rttscope completions bash > \
+                      /usr/share/bash-completion/completions/rttscope")]
+    Completions(CompletionsCommand),
+    /// Print a man page: of the program, or of one command.
+    #[command(after_help = "Example: rttscope man probe > rttscope-probe.1")]
+    Man(ManCommand),
 }
 
 #[derive(Debug, Args)]

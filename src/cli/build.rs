@@ -5,7 +5,7 @@ use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags, WebFlags,
 };
-use super::{Place, UsageError, check, targets};
+use super::{Parsed, Place, UsageError, check, completions, doctor, manual, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
@@ -15,16 +15,27 @@ use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
-/// The `Config` that a command line stands for, and what had to be left out of it.
-pub(super) fn config(cli: &Cli) -> Result<(Config, Vec<UsageError>), UsageError> {
-    let whole = match &cli.command {
-        Command::Serve(command) => serve(command),
-        Command::Probe(command) => probe(command),
-        Command::Both(command) => both(command),
-        Command::Check(command) => return check::config(command),
-        Command::Info(command) => info(command),
+/// What a command line stands for.
+pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
+    let config = match &cli.command {
+        Command::Serve(command) => serve(command)?,
+        Command::Probe(command) => probe(command)?,
+        Command::Both(command) => both(command)?,
+        Command::Check(command) => {
+            let (config, complaints) = check::config(command)?;
+            if !complaints.is_empty() {
+                return Ok(Parsed::RunDespite(Box::new(config), complaints));
+            }
+            config
+        }
+        Command::Info(command) => info(command)?,
+        Command::Doctor(command) => doctor::config(command)?,
+        Command::Completions(command) => {
+            return Ok(Parsed::PrintAndExit(completions::script(command)));
+        }
+        Command::Man(command) => return Ok(Parsed::PrintAndExit(manual::page(command))),
     };
-    whole.map(|config| (config, Vec::new()))
+    Ok(Parsed::Run(Box::new(config)))
 }
 
 /// `value` through the parser of its setting; a complaint begins with `place`.
@@ -48,6 +59,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         check: None,
         info: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
+        doctor: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -73,6 +85,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         probe: Some(probe),
         check: None,
         info: None,
+        doctor: None,
         web,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -86,6 +99,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         check: None,
         info: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
+        doctor: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -107,6 +121,7 @@ fn info(command: &InfoCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: Some(section),
+        doctor: None,
         web: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),

@@ -31,7 +31,16 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
     let (addresses, complaints) = list.finish()?;
     let check = Some(CheckSection { addresses, ..settings });
     let log = log_section(&command.common);
-    let config = Config { serve: None, probe: None, check, info: None, web: None, measuring, log };
+    let config = Config {
+        serve: None,
+        probe: None,
+        check,
+        info: None,
+        doctor: None,
+        web: None,
+        measuring,
+        log,
+    };
     Ok((config, complaints))
 }
 

@@ -15,11 +15,15 @@ mod args;
 mod build;
 mod check;
 mod complaint;
+mod completions;
+mod doctor;
+mod manual;
 mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 5] = ["serve", "probe", "both", "check", "info"];
+const COMMANDS: [&str; 8] =
+    ["serve", "probe", "both", "check", "info", "doctor", "completions", "man"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +32,8 @@ pub enum Parsed {
     Run(Box<Config>),
     /// Start this, and say what was left out of it, because it was bad. Never nothing.
     RunDespite(Box<Config>, Vec<UsageError>),
-    /// Print this to standard output (help or the version, final newline included), then exit 0.
+    /// Print this to standard output (help, the version, a completion script, a man page; the
+    /// final newline included), then exit 0.
     PrintAndExit(String),
 }
 
@@ -86,10 +91,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         return seed::parse(rest);
     }
     match args::Cli::try_parse_from(&args) {
-        Ok(cli) => build::config(&cli).map(|(config, complaints)| match complaints.len() {
-            0 => Parsed::Run(Box::new(config)),
-            _ => Parsed::RunDespite(Box::new(config), complaints),
-        }),
+        Ok(cli) => build::parsed(&cli),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Parsed::PrintAndExit(page(&error))),
             // clap would call it `rttscope-serve` after a command.

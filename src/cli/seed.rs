@@ -216,6 +216,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
             listen: WebListen::Addresses(vec![flag("metrics", &flags.metrics, listen)?]),
             config_file: None,
         }),
+        doctor: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,
             clock: ClockChoice::Auto,

@@ -70,6 +70,7 @@ fn nothing() -> Config {
         probe: None,
         check: None,
         info: None,
+        doctor: None,
         web: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,

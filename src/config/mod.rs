@@ -25,6 +25,8 @@ pub struct Config {
     pub check: Option<CheckSection>,
     /// Show what the kernel knows of one connection, if present. Alone.
     pub info: Option<InfoSection>,
+    /// Say what works here and what does not, if present. Alone.
+    pub doctor: Option<DoctorSection>,
     /// Serve HTTP, if present.
     pub web: Option<WebSection>,
     /// How the measuring threads work.
@@ -113,6 +115,13 @@ pub struct InfoSection {
     pub socket: SocketOptions,
     /// What goes to standard output.
     pub report: ReportMode,
+}
+
+/// A self-check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoctorSection {
+    /// One JSON object instead of a screen.
+    pub json: bool,
 }
 
 /// One probed address.

@@ -1,10 +1,11 @@
 //! What a prober says on standard output: JSON lines for scripts (`json`), a table that redraws
-//! itself or plain lines for people (`live`, `table`); and what `check` and `info` say. Plain rows
-//! and samples in, bytes out; where the numbers come from is not known here.
+//! itself or plain lines for people (`live`, `table`); and what `check`, `info` and `doctor` say.
+//! Plain rows, samples and facts in, bytes out; where they come from is not known here.
 
 use std::net::{IpAddr, SocketAddr};
 
 pub mod check;
+pub mod doctor;
 pub mod info;
 pub mod json;
 pub mod live;

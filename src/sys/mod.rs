@@ -63,7 +63,7 @@ pub use syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
 use socket2::Socket;
 
 use crate::event::{Answer, Event, Failure, FlowId};
-use crate::host::ProcessUsage;
+use crate::host::{Facts, ProcessUsage};
 use crate::time::Now;
 
 /// Bytes taken from the kernel by one receive at most.
@@ -166,6 +166,17 @@ impl std::fmt::Display for Priority {
 #[must_use]
 pub fn process_usage() -> ProcessUsage {
     platform::process::usage()
+}
+
+/// What this machine is, as far as measuring cares. Tries a few things, and leaves nothing behind.
+#[must_use]
+pub fn facts() -> Facts {
+    Facts {
+        os: std::env::consts::OS,
+        arch: std::env::consts::ARCH,
+        kernel: tcp_info::kernel_release(),
+        ..platform::facts()
+    }
 }
 
 /// Raises this process's soft limit of open files to its hard limit: the usual soft limit, 1,024,

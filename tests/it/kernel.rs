@@ -58,6 +58,12 @@ pub(crate) fn pass_as_first(command: &mut Command, fd: OwnedFd) {
     unsafe { command.pre_exec(install) };
 }
 
+/// Has setsockopt(2) answered with `EPERM` in the child where it asks for stamps.
+pub(crate) fn forbid_stamps(command: &mut Command) {
+    // SAFETY: the closure makes two async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(install_stamps_filter) };
+}
+
 /// Why this kernel refuses io_uring to us, if it does, or is older than what we need of it.
 pub(crate) fn io_uring_refusal() -> Option<io::Error> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -185,21 +191,61 @@ fn set_parent_death_signal() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
-/// seccomp(2), filter mode; without privilege it is allowed to those who can gain none.
 fn install_filter() -> io::Result<()> {
-    // struct seccomp_data begins with the number of the system call.
-    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
-    let jump_if_equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
-    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
     let number = u32::try_from(libc::SYS_io_uring_setup).unwrap();
-    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
-    let mut filter = [
-        libc::sock_filter { code: load, jt: 0, jf: 0, k: 0 },
-        libc::sock_filter { code: jump_if_equal, jt: 0, jf: 1, k: number },
-        libc::sock_filter { code: answer, jt: 0, jf: 0, k: refuse },
-        libc::sock_filter { code: answer, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
-    ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    install(&mut [load(0), unless_equal(number, 1), refuse(), allow()])
+}
+
+fn install_stamps_filter() -> io::Result<()> {
+    let number = u32::try_from(libc::SYS_setsockopt).unwrap();
+    // The third argument, its lower half: little-endian machines only, as all that tests run on.
+    let option = 16 + 2 * 8;
+    install(&mut [
+        load(0),
+        unless_equal(number, 4),
+        load(option),
+        // SO_TIMESTAMPING_OLD and _NEW (include/uapi/asm-generic/socket.h).
+        equal(37, 1),
+        unless_equal(65, 1),
+        refuse(),
+        allow(),
+    ])
+}
+
+/// Loads a word of struct seccomp_data, which begins with the number of the system call.
+fn load(offset: u32) -> libc::sock_filter {
+    let code = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
+    libc::sock_filter { code, jt: 0, jf: 0, k: offset }
+}
+
+/// Skips so many instructions if the word is this one.
+fn equal(word: u32, skipped: u8) -> libc::sock_filter {
+    let code = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
+    libc::sock_filter { code, jt: skipped, jf: 0, k: word }
+}
+
+/// Skips so many instructions if the word is not this one.
+fn unless_equal(word: u32, skipped: u8) -> libc::sock_filter {
+    libc::sock_filter { jt: 0, jf: skipped, ..equal(word, 0) }
+}
+
+fn refuse() -> libc::sock_filter {
+    answer(libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap())
+}
+
+fn allow() -> libc::sock_filter {
+    answer(libc::SECCOMP_RET_ALLOW)
+}
+
+fn answer(with: u32) -> libc::sock_filter {
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
+    libc::sock_filter { code, jt: 0, jf: 0, k: with }
+}
+
+/// seccomp(2), filter mode; without privilege it is allowed to those who can gain none.
+fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(filter.len()).unwrap();
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // SAFETY: `PR_SET_NO_NEW_PRIVS` takes numbers and no pointer.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     let mode = libc::SECCOMP_MODE_FILTER;

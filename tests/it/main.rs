@@ -94,6 +94,12 @@ mod raw_syn;
 mod privileges;
 /// SYNs timed in the kernel, on real interfaces.
 mod syn_timer;
+/// `rttscope doctor` tells what the others meet.
+mod doctor;
+/// What the log says, how often, and what it keeps to itself.
+mod logs;
+/// Completions in a real shell, man pages in the real formatter.
+mod completions;
 /// The real Prometheus.
 mod prometheus;
 /// TLS, passwords and listeners of the HTTP server.

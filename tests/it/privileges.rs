@@ -298,12 +298,12 @@ fn received(run: &Run, count: u64) -> crate::exposition::Exposition {
 }
 
 /// A user with no name, no group and no capability, who can run a copy of the binary.
-struct Nobody {
+pub(crate) struct Nobody {
     folder: tempfile::TempDir,
 }
 
 impl Nobody {
-    fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root can become somebody else".to_owned());
         }
@@ -318,12 +318,12 @@ impl Nobody {
         Ok(Self { folder })
     }
 
-    fn start(&self, words: &str) -> Run {
+    pub(crate) fn start(&self, words: &str) -> Run {
         self.start_holding("", words)
     }
 
     /// The same with these capabilities, as setpriv(1) writes them.
-    fn start_holding(&self, held: &str, words: &str) -> Run {
+    pub(crate) fn start_holding(&self, held: &str, words: &str) -> Run {
         let mut command = Command::new("setpriv");
         let sets = if held.is_empty() { "-all".to_owned() } else { format!("-all,{held}") };
         command

@@ -1,6 +1,8 @@
 //! Linux: kernel stamps, io_uring, and everything else that only this kernel has.
 
 mod checking;
+mod ethtool;
+mod facts;
 pub mod ports;
 pub mod process;
 pub mod stamp;
@@ -14,6 +16,7 @@ pub(super) use self::checking::{
     TELLS_HANDSHAKES, connected, delay_acknowledgement, disconnect, has_forgotten_handshake,
     nonblocking_stream,
 };
+pub(super) use self::facts::facts;
 pub(super) use self::tcp_info::{kernel_release, tcp_info};
 pub(super) use super::unix::{
     activated, connect_in_progress, family_unsupported, out_of_descriptors,

@@ -17,10 +17,10 @@ const ARROWS: [(&str, Names); 21] = [
     ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
-    ("log", Names::Only(&["config"])),
     ("http", Names::Only(&["config", "host", "metrics", "report", "stats"])),
+    ("log", Names::Only(&["config", "sys", "time"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
-    ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
+    ("report", Names::Only(&["event", "histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "tcp_info", "time"])),
     (
         "worker",

@@ -31,6 +31,10 @@ fn commands(readme: &Source, sources: &[Source]) -> Vec<Finding> {
         let Some((_, rest)) = source.production().split_once("enum Command ") else { continue };
         for line in bracketed(rest).lines() {
             let Some((variant, _)) = line.trim().split_once('(') else { continue };
+            if !variant.starts_with(char::is_uppercase) {
+                // An attribute.
+                continue;
+            }
             let command = kebab_case(variant);
             if !readme.text.contains(&format!("rttscope {command}")) {
                 findings.push(readme.finding(0, format!("say what `rttscope {command}` does")));
@@ -114,7 +118,8 @@ mod tests {
 
     #[test]
     fn commands_are_in_the_readme() {
-        let code = "enum Command {\n    /// Answers.\n    Serve(A),\n    DryRun(B),\n}";
+        let code = "enum Command {\n    /// Answers.\n    #[command(x = 1)]\n    Serve(A),\n    \
+                    DryRun(B),\n}";
         check_text("`rttscope serve`, `rttscope dry-run`", "src/cli/args.rs", code, &[]);
         let expected = ["say what `rttscope dry-run` does"];
         check_text("`rttscope serve`", "src/cli/args.rs", code, &expected);

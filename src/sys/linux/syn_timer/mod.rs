@@ -163,6 +163,12 @@ impl Follower {
         done.recv().map_err(|_| gone())
     }
 
+    /// How the programs are attached, once they are to the first interface.
+    #[must_use]
+    pub fn attachment(&self) -> Option<Attachment> {
+        self.shared.attachment()
+    }
+
     /// What the kernel could not tell, up to a second old.
     #[must_use]
     pub fn losses(&self) -> Arc<EventLosses> {

@@ -16,6 +16,7 @@ mod buffers;
 mod check;
 mod complete;
 mod connection;
+pub(super) mod features;
 mod raw;
 mod submit;
 

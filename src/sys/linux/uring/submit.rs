@@ -114,4 +114,4 @@ impl Uring {
 /// 24 bits of user data. What a ring of completions may repeat is far closer.
 const NUMBER_MAX: u32 = (1 << 24) - 1;
 /// `SOCKET_URING_OP_TX_TIMESTAMP` (include/uapi/linux/io_uring.h, Linux 6.17).
-const SOCKET_TX_TIMESTAMP: u32 = 4;
+pub(super) const SOCKET_TX_TIMESTAMP: u32 = 4;
