@@ -1,6 +1,8 @@
 //! From flags to meaning: each text through the parser of its setting, then the checks between
 //! settings, each complaint with its flag in front.
 
+use std::time::Duration;
+
 use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags,
@@ -9,7 +11,7 @@ use super::{Place, UsageError, check, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice, limits, setting,
+    ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebSection, WireChoice, limits, setting,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -23,6 +25,7 @@ pub(super) fn config(cli: &Cli) -> Result<(Config, Vec<UsageError>), UsageError>
         Command::Both(command) => both(command),
         Command::Check(command) => return check::config(command),
         Command::Info(command) => info(command),
+        Command::Rules(_) => unreachable!("rules are printed, not run"),
     };
     whole.map(|config| (config, Vec::new()))
 }
@@ -54,7 +57,8 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
 }
 
 fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
-    let probe = probe_section(&command.prober)?;
+    let measuring = measuring_section(&command.common)?;
+    let probe = probe_section(&command.prober, measuring.clock)?;
     if probe.targets.is_empty() {
         return Err(UsageError::new("probe: no target; write e.g. rttscope probe 10.0.0.1:4000"));
     }
@@ -65,19 +69,20 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         check: None,
         info: None,
         web,
-        measuring: measuring_section(&command.common)?,
+        measuring,
         log: log_section(&command.common),
     })
 }
 
 fn both(command: &BothCommand) -> Result<Config, UsageError> {
+    let measuring = measuring_section(&command.common)?;
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
-        probe: Some(probe_section(&command.prober)?),
+        probe: Some(probe_section(&command.prober, measuring.clock)?),
         check: None,
         info: None,
         web: Some(web_section(&command.web_listen_address)?),
-        measuring: measuring_section(&command.common)?,
+        measuring,
         log: log_section(&command.common),
     })
 }
@@ -120,7 +125,10 @@ fn web_section(listen: &str) -> Result<WebSection, UsageError> {
     flag("--web.listen-address", listen, parse_listen).map(|listen| WebSection { listen })
 }
 
-fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
+pub(super) fn probe_section(
+    flags: &ProberFlags,
+    clock: ClockChoice,
+) -> Result<ProbeSection, UsageError> {
     let interval = flag("--interval", &flags.interval, setting::interval)?;
     let timeout = flag("--timeout", &flags.timeout, setting::timeout)?;
     let in_flight = setting::check_in_flight(interval, timeout);
@@ -142,7 +150,7 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         wire,
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
-        slos: objectives(flags, timeout)?,
+        slos: objectives(flags, timeout, clock)?,
         tcp_info: match flags.tcp_info.as_str() {
             "all" => TcpInfoChoice::All,
             "off" => TcpInfoChoice::Off,
@@ -169,7 +177,6 @@ fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError>
         ("--padding", flags.padding != "0"),
         ("--tcp-info", flags.tcp_info != "default"),
         ("--adaptive", flags.adaptive),
-        ("--slo", !flags.slo.is_empty()),
     ];
     if let Some((flag, _)) = echo_only.into_iter().find(|(_, given)| *given) {
         let line = format!("{flag}: is for echo probes; leave it out, or leave --check out");
@@ -217,12 +224,20 @@ fn padding(text: &str, wire: WireChoice) -> Result<u16, UsageError> {
     Ok(padding_bytes)
 }
 
-fn objectives(flags: &ProberFlags, timeout: std::time::Duration) -> Result<Vec<Slo>, UsageError> {
+fn objectives(
+    flags: &ProberFlags,
+    timeout: Duration,
+    clock: ClockChoice,
+) -> Result<Vec<Slo>, UsageError> {
     let mut slos: Vec<Slo> = Vec::with_capacity(flags.slo.len());
     for text in &flags.slo {
         let slo = flag("--slo", text, |text| {
             let slo = setting::slo(text)?;
             setting::check_threshold(&slo, timeout)?;
+            if slo.clock == SloClock::Kernel && clock == ClockChoice::Application {
+                let why = "is by the kernel's clocks, and --clock application asks for none";
+                return Err(BadValue::new(why, "1ms:99%:application"));
+            }
             if slos.iter().any(|earlier| earlier.name == slo.name) {
                 let objective = text.split_once('=').map_or(text, |(_, objective)| objective);
                 let why = format!("is the second objective named {}", slo.name);

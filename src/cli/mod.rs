@@ -15,11 +15,12 @@ mod args;
 mod build;
 mod check;
 mod complaint;
+mod rules;
 mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 5] = ["serve", "probe", "both", "check", "info"];
+const COMMANDS: [&str; 6] = ["serve", "probe", "both", "check", "info", "rules"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +29,8 @@ pub enum Parsed {
     Run(Box<Config>),
     /// Start this, and say what was left out of it, because it was bad. Never nothing.
     RunDespite(Box<Config>, Vec<UsageError>),
-    /// Print this to standard output (help or the version, final newline included), then exit 0.
+    /// Print this to standard output (help, the version or rules, final newline included), then
+    /// exit 0.
     PrintAndExit(String),
 }
 
@@ -86,6 +88,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         return seed::parse(rest);
     }
     match args::Cli::try_parse_from(&args) {
+        Ok(args::Cli { command: args::Command::Rules(command) }) => {
+            rules::file(&command).map(Parsed::PrintAndExit)
+        }
         Ok(cli) => build::config(&cli).map(|(config, complaints)| match complaints.len() {
             0 => Parsed::Run(Box::new(config)),
             _ => Parsed::RunDespite(Box::new(config), complaints),

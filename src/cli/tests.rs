@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebSection, WireChoice,
+    ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -147,11 +147,13 @@ fn probe_command_lines() {
                     name: "100us".to_owned(),
                     threshold: Duration::from_micros(100),
                     objective_ratio: 0.999,
+                    clock: SloClock::Best,
                 },
                 Slo {
                     name: "slow".to_owned(),
                     threshold: Duration::from_millis(1),
                     objective_ratio: 0.99,
+                    clock: SloClock::Best,
                 },
             ],
             report: ReportMode::Json,
@@ -188,6 +190,16 @@ fn half_open_command_lines() {
     check("probe db:1 --method syn --check", by(MethodChoice::Only(Method::Syn)));
     check("probe db:1 --check --method quickack", by(MethodChoice::Only(Method::Quickack)));
     check("probe db:1 --check --method=dial", by(MethodChoice::Only(Method::Dial)));
+    let slo = Slo {
+        name: "5ms-application".to_owned(),
+        threshold: Duration::from_millis(5),
+        objective_ratio: 0.99,
+        clock: SloClock::Application,
+    };
+    let check_by = Some(MethodChoice::Auto);
+    let probe = ProbeSection { check: check_by, slos: vec![slo], ..prober(&["db:1"]) };
+    let config = Config { probe: Some(probe), ..nothing() };
+    check("probe db:1 --check --slo 5ms:99%:application", config);
 }
 
 #[test]
@@ -458,7 +470,7 @@ fn info_command_lines() {
 
 /// What is written if there is no command.
 const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
-                             rttscope check ADDR or rttscope info ADDR";
+                             rttscope check ADDR, rttscope info ADDR or rttscope rules";
 
 #[test]
 fn bad_words_and_flags() {
@@ -562,8 +574,10 @@ fn bad_settings() {
             "--wire: is for echo probes; leave it out, or leave --check out".to_owned(),
         ),
         (
-            "probe a:1 --check --slo 1ms:99%",
-            "--slo: is for echo probes; leave it out, or leave --check out".to_owned(),
+            "probe a:1 --clock application --slo 1ms:99%:kernel",
+            "--slo 1ms:99%:kernel: is by the kernel's clocks, and --clock application asks for \
+             none; write e.g. --slo 1ms:99%:application"
+                .to_owned(),
         ),
         (
             "probe a:1 --wire v1 --padding 10",

@@ -92,6 +92,8 @@ mod privileges;
 mod syn_timer;
 /// The real Prometheus.
 mod prometheus;
+/// `rttscope rules` and its alerts, by Prometheus' own tool.
+mod rules;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.
