@@ -181,7 +181,7 @@
         } },
       ],
       fieldConfig: {
-        defaults: {},
+        defaults: { noValue: '' },
         overrides: [
           {
             matcher: { id: 'byName', options: column.name },

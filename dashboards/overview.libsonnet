@@ -68,7 +68,7 @@ function(config) grafana.dashboard(
           { expr: promql.quantile(0.99, 'tcp_echo_app_rtt_seconds', selector, ['target']), name: 'p99 of the application', unit: 's' },
           { expr: promql.sum('tcp_echo_skipped_total', selector, ['target']), name: 'skipped', unit: 'suffix: /s' },
         ],
-        height=9,
+        height=7,
       ),
     ]),
     grafana.row('Round trips', [

@@ -94,6 +94,8 @@ mod syn_timer;
 mod prometheus;
 /// `rttscope rules` and its alerts, by Prometheus' own tool.
 mod rules;
+/// Every query of the dashboards and rules, by the real Prometheus.
+mod dashboards;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

@@ -90,13 +90,13 @@ fn count(both: &Run) -> f64 {
     both.scrape().one(catalogue::RECEIVED, &[])
 }
 
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let mut command = Command::new(program);
     command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// A Prometheus server with an empty store that scrapes one address.
-struct Server {
+/// A Prometheus server with an empty store that scrapes some addresses.
+pub(crate) struct Server {
     run: Run,
     address: SocketAddr,
     /// Its configuration and its store.
@@ -105,13 +105,26 @@ struct Server {
 
 impl Server {
     fn start(scraped: SocketAddr) -> Self {
+        Self::start_with_rules(&[scraped], "", true)
+    }
+
+    /// One that also evaluates a rule file, unless that is empty, and asks for native histograms
+    /// or knows classic ones only.
+    pub(crate) fn start_with_rules(scraped: &[SocketAddr], rules: &str, native: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
+        let targets: Vec<String> = scraped.iter().map(ToString::to_string).collect();
+        let targets = serde_json::to_string(&targets).unwrap();
         let text = format!(
-            "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\n\
+            "global:\n  scrape_interval: 250ms\n  scrape_timeout: 250ms\n  \
+             evaluation_interval: 500ms\n\
+             rule_files: ['*.rules.yml']\n\
              scrape_configs:\n\
-             - {{job_name: rttscope, static_configs: [{{targets: ['{scraped}']}}]}}\n"
+             - {{job_name: rttscope, static_configs: [{{targets: {targets}}}]}}\n"
         );
+        if !rules.is_empty() {
+            std::fs::write(folder.path().join("written.rules.yml"), rules).unwrap();
+        }
         std::fs::write(&config, text).unwrap();
         // It does not say which port it got when asked for any, so one that is free just now.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -120,7 +133,10 @@ impl Server {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("store").display()))
             .arg(format!("--web.listen-address={address}"))
-            .args(["--enable-feature=native-histograms", "--log.level=warn"]);
+            .arg("--log.level=warn");
+        if native {
+            command.arg("--enable-feature=native-histograms");
+        }
         let run = Run::spawn(&Place::Here, command, "prometheus".to_owned());
         let server = Self { run, address, _folder: folder };
         let started = Instant::now();
@@ -135,7 +151,7 @@ impl Server {
     fn wait_for(&self, question: &str, met: impl Fn(f64) -> bool) -> f64 {
         let started = Instant::now();
         loop {
-            let answer = self.ask(&format!("/api/v1/query?query={}", percent_encoded(question)));
+            let answer = self.answer(question);
             let value = answer["data"]["result"][0]["value"][1].as_str();
             if let Some(value) = value.map(|text| text.parse().unwrap()).filter(|&value| met(value))
             {
@@ -144,6 +160,13 @@ impl Server {
             assert!(started.elapsed() < PATIENCE, "never: {question}\n{answer:#}");
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// What the server answers to a query now, bad ones included.
+    pub(crate) fn answer(&self, query: &str) -> Value {
+        let path = format!("/api/v1/query?query={}", percent_encoded(query));
+        let response = http::fetch_as(self.address, &path, "application/json");
+        serde_json::from_str(&response.body).unwrap()
     }
 
     /// What the server knows of a family besides numbers, as JSON text.

@@ -16,7 +16,7 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 10] = [
+pub const TEST: [Tool; 12] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
     Tool { program: "ss", package: "iproute2", purpose: "a second opinion of TCP_INFO" },
     Tool { program: "tc", package: "iproute2", purpose: "tests of filters left behind" },
@@ -27,6 +27,8 @@ pub const TEST: [Tool; 10] = [
     Tool { program: "/usr/include/zlib.h", package: "zlib1g-dev", purpose: LIBBPF },
     Tool { program: "setpriv", package: "util-linux", purpose: "tests with few capabilities" },
     Tool { program: "promtool", package: "prometheus", purpose: "linting the metrics page" },
+    Tool { program: "jsonnet", package: "jsonnet", purpose: "making the dashboards" },
+    Tool { program: "virtualenv", package: "virtualenv", purpose: "Grafana's schema" },
 ];
 
 /// What `cargo xtask fuzz` needs.
