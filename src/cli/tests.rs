@@ -574,12 +574,6 @@ fn bad_settings() {
             "--wire: is for echo probes; leave it out, or leave --check out".to_owned(),
         ),
         (
-            "probe a:1 --clock application --slo 1ms:99%:kernel",
-            "--slo 1ms:99%:kernel: is by the kernel's clocks, and --clock application asks for \
-             none; write e.g. --slo 1ms:99%:application"
-                .to_owned(),
-        ),
-        (
             "probe a:1 --wire v1 --padding 10",
             "--padding 10: v1 and v2 frames have no padding; add --wire v3".to_owned(),
         ),
@@ -618,6 +612,11 @@ fn bad_settings() {
     }
     let slos = (1..10).map(|ms| format!(" --slo {ms}ms:99%")).collect::<String>();
     check_refused(&format!("probe a:1{slos}"), "--slo: given 9 times; write at most 8");
+    check_refused(
+        "probe a:1 --clock application --slo 1ms:99%:kernel",
+        "--slo 1ms:99%:kernel: is by the kernel's clocks, and --clock application asks for none; \
+         write e.g. --slo 1ms:99%:application",
+    );
 }
 
 #[test]
@@ -723,6 +722,28 @@ fn help_names_every_flag_of_the_contract() {
         }
     }
     assert_eq!(printed("-mode=both -h"), printed("--help"));
+}
+
+#[test]
+fn rules_are_for_what_the_flags_say() {
+    for (line, groups) in [
+        ("rules", &["echo-slo", "echo", "check-slo", "check", ""][..]),
+        ("rules --job other", &["echo-slo", "echo", "check-slo", "check", ""]),
+        ("rules db:1", &["echo-slo", "echo", ""]),
+        ("rules --slo 1ms:99% --interval 10ms --io poll", &["echo-slo", "echo", ""]),
+        ("rules db:1 --check --web.listen-address :2112", &["check-slo", "check", ""]),
+    ] {
+        let yaml = printed(line);
+        let names = yaml.lines().filter_map(|line| line.trim().strip_prefix("- name: rttscope"));
+        let names: Vec<&str> = names.map(|name| name.trim_start_matches('-')).collect();
+        assert_eq!(names, groups, "{line}");
+    }
+    assert!(printed("rules --job other").contains("{job=\"other\"}"));
+    assert!(printed("rules --json").starts_with("{\n  \"groups\": ["));
+    check_refused(
+        "rules --slo 1ms",
+        "--slo 1ms: is not threshold:percent; write e.g. --slo 100us:99.9%",
+    );
 }
 
 #[test]

@@ -138,7 +138,7 @@ pub fn slo(text: &str) -> Result<Slo, BadValue> {
         objective.split_once(':').ok_or_else(|| refuse("is not threshold:percent"))?;
     let (percent, clock) =
         rest.split_once(':').map_or((rest, None), |(percent, clock)| (percent, Some(clock)));
-    let clock = clock.map_or(Ok(SloClock::default()), slo_clock)?;
+    let clock = clock.map(slo_clock).transpose()?.unwrap_or_default();
     let threshold = slo_threshold(threshold)?;
     let objective_ratio = objective_ratio(percent)?;
     let name = match name {

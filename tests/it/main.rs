@@ -92,6 +92,8 @@ mod privileges;
 mod syn_timer;
 /// The real Prometheus.
 mod prometheus;
+/// Objectives of probes and of checks.
+mod objectives;
 /// `rttscope rules` and its alerts, by Prometheus' own tool.
 mod rules;
 /// Every query of the dashboards and rules, by the real Prometheus.
