@@ -7,7 +7,7 @@ use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags,
 };
-use super::{Place, UsageError, check, targets};
+use super::{Parsed, Place, UsageError, check, rules, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
@@ -17,17 +17,23 @@ use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
-/// The `Config` that a command line stands for, and what had to be left out of it.
-pub(super) fn config(cli: &Cli) -> Result<(Config, Vec<UsageError>), UsageError> {
-    let whole = match &cli.command {
-        Command::Serve(command) => serve(command),
-        Command::Probe(command) => probe(command),
-        Command::Both(command) => both(command),
-        Command::Check(command) => return check::config(command),
-        Command::Info(command) => info(command),
-        Command::Rules(_) => unreachable!("rules are printed, not run"),
+/// What a command line stands for.
+pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
+    let config = match &cli.command {
+        Command::Serve(command) => serve(command)?,
+        Command::Probe(command) => probe(command)?,
+        Command::Both(command) => both(command)?,
+        Command::Check(command) => {
+            let (config, complaints) = check::config(command)?;
+            if !complaints.is_empty() {
+                return Ok(Parsed::RunDespite(Box::new(config), complaints));
+            }
+            config
+        }
+        Command::Info(command) => info(command)?,
+        Command::Rules(command) => return rules::file(command).map(Parsed::PrintAndExit),
     };
-    whole.map(|config| (config, Vec::new()))
+    Ok(Parsed::Run(Box::new(config)))
 }
 
 /// `value` through the parser of its setting; a complaint begins with `place`.

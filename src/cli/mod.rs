@@ -88,13 +88,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         return seed::parse(rest);
     }
     match args::Cli::try_parse_from(&args) {
-        Ok(args::Cli { command: args::Command::Rules(command) }) => {
-            rules::file(&command).map(Parsed::PrintAndExit)
-        }
-        Ok(cli) => build::config(&cli).map(|(config, complaints)| match complaints.len() {
-            0 => Parsed::Run(Box::new(config)),
-            _ => Parsed::RunDespite(Box::new(config), complaints),
-        }),
+        Ok(cli) => build::parsed(&cli),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Parsed::PrintAndExit(page(&error))),
             // clap would call it `rttscope-serve` after a command.
