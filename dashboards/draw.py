@@ -236,6 +236,7 @@ def draw_table(axes, panel, answered):
     units = {
         override["matcher"]["options"]: override["properties"][0]["value"]
         for override in panel["fieldConfig"]["overrides"]
+        if override["properties"][0]["id"] == "unit"
     }
     rows = {}
     for target, found in answered:

@@ -160,7 +160,7 @@
       },
     },
 
-  // One row for each set of labels; `columns` is a list of { label, name } for labels and of
+  // One row for each set of labels; `columns` is a list of { label, name, link } for labels and of
   // { expr, name, unit } for queries, in the order in which they are shown.
   table(title, description, columns, width=24, height=8)::
     local asked = [column for column in columns if std.objectHas(column, 'expr')];
@@ -189,6 +189,13 @@
           }
           for column in asked
           if std.objectHas(column, 'unit')
+        ] + [
+          {
+            matcher: { id: 'byName', options: column.name },
+            properties: [{ id: 'links', value: [column.link] }],
+          }
+          for column in columns
+          if std.objectHas(column, 'link')
         ],
       },
       options: {

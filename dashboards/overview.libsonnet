@@ -60,7 +60,14 @@ function(config) grafana.dashboard(
         'Targets',
         'One line for each target; times by the best clock, over the last minutes.',
         [
-          { label: 'target', name: 'target' },
+          {
+            label: 'target',
+            name: 'target',
+            link: {
+              title: 'This target in depth',
+              url: '/d/%starget?var-datasource=${datasource}&${job:queryparam}&var-target=${__value.raw}&${__url_time_range}' % config.uidPrefix,
+            },
+          },
           { expr: 'min by (target) (tcp_echo_up{%s})' % selector, name: 'up', unit: 'bool_yes_no' },
           { expr: promql.loss(selector, ['target']), name: 'loss', unit: 'percentunit' },
           { expr: promql.quantile(0.5, rtt, selector, ['target']), name: 'p50', unit: 's' },
