@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rttscope::histogram::{Boundaries, Histogram};
 use rttscope::metrics;
 use rttscope::sample::{Sample, Stamps};
-use rttscope::stats::slo::{Objective, Objectives};
+use rttscope::stats::slo::{Objective, ObjectiveClock, Objectives};
 use rttscope::stats::{ProbeSeries, Stats};
 use rttscope::sys::clock;
 use rttscope::time::{Mono, Now, Wall, seconds};
@@ -158,6 +158,7 @@ fn objectives() -> Arc<Objectives> {
         name: "fast".to_owned(),
         threshold_ns: 100_000,
         objective_ratio: 0.999,
+        clock: ObjectiveClock::Best,
     }]))
 }
 

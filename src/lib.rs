@@ -50,7 +50,7 @@
 //! the code to that:
 //!
 //! ```text
-//! main → cli → config          app → everything
+//! main → cli → { config, rules }  app → everything
 //!              app → worker → { probe, echo, check } → { event, sample, schedule, … } → time
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
@@ -85,6 +85,7 @@ pub mod http;
 pub mod report;
 
 pub mod config;
+pub mod rules;
 pub mod log;
 pub mod cli;
 pub mod app;

@@ -9,14 +9,13 @@ use anyhow::{Context, Result, bail};
 
 use super::{App, Workshop, preflight, reachable};
 use crate::check::WatchSettings;
-use crate::config::{HostPort, ProbeSection, Target, TcpInfoChoice, WireChoice, limits};
+use crate::config::{HostPort, ProbeSection, SloClock, Target, TcpInfoChoice, WireChoice, limits};
 use crate::event::Ending;
-use crate::histogram::Boundaries;
 use crate::probe::{ProbeSettings, Wire};
 use crate::report::ip_text;
 use crate::sample::Method;
 use crate::schedule;
-use crate::stats::slo::{Objective, Objectives};
+use crate::stats::slo::{Objective, ObjectiveClock, Objectives};
 use crate::stats::{CheckSeries, ProbeSeries};
 use crate::sys::{Checks, Followed, clock};
 use crate::tcp_info::Members;
@@ -77,6 +76,9 @@ impl App {
             ([], None) => bail!("no targets; write e.g. rttscope probe 127.0.0.1:4000"),
             (targets, _) => targets,
         };
+        if let Some(slo) = stampless_objective(probe, workshop.stamps) {
+            bail!("--slo {slo}: there are no kernel stamps here; write its clock as application");
+        }
         preflight::check(targets.iter().map(|target| &target.address), &probe.socket)?;
         match probe.check {
             None => self.probe_by_echo(probe, targets, workshop),
@@ -134,10 +136,10 @@ impl App {
         let io = self.probers.first().map_or("", |worker| worker.io_name);
         let name = method.name();
         tracing::info!(targets = targets.len(), io, threads, method = name, "checking");
-        let boundaries = Arc::new(Boundaries::new(&[]));
+        let objectives = Arc::new(objectives(probe));
         for (number, target) in targets.iter().enumerate() {
             let address = target.address.to_string();
-            let series = CheckSeries::new(&target.name, address, method, Arc::clone(&boundaries));
+            let series = CheckSeries::new(&target.name, address, method, Arc::clone(&objectives));
             let series = self.stats.add_check(series);
             let worker = number % threads;
             let settings = watch_settings(probe, &target.address, number, method);
@@ -179,8 +181,19 @@ fn objectives(probe: &ProbeSection) -> Objectives {
         name: slo.name.clone(),
         threshold_ns: duration_ns(slo.threshold),
         objective_ratio: slo.objective_ratio,
+        clock: match slo.clock {
+            SloClock::Best => ObjectiveClock::Best,
+            SloClock::Kernel => ObjectiveClock::Kernel,
+            SloClock::Application => ObjectiveClock::Application,
+        },
     };
     Objectives::new(probe.slos.iter().map(objective).collect())
+}
+
+/// An objective that only the kernel's times can judge, if there are none.
+fn stampless_objective(probe: &ProbeSection, stamps: bool) -> Option<&str> {
+    let judged = probe.slos.iter().find(|slo| slo.clock == SloClock::Kernel);
+    judged.filter(|_| !stamps).map(|slo| slo.name.as_str())
 }
 
 /// Without a page nobody sees them, and the kernel is not asked.

@@ -56,6 +56,8 @@ pub(super) enum Command {
     /// Print a man page: of the program, or of one command.
     #[command(after_help = "Example: rttscope man probe > rttscope-probe.1")]
     Man(ManCommand),
+    /// Print Prometheus rules and alerts for a prober: write its flags behind `rules`.
+    Rules(RulesCommand),
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +185,20 @@ pub(super) struct InfoCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RulesCommand {
+    /// The job label that Prometheus gives to rttscope.
+    #[arg(long, value_name = "NAME", default_value = defaults::JOB)]
+    pub(super) job: String,
+    #[command(flatten)]
+    pub(super) prober: ProberFlags,
+    /// Is no matter here; a prober's flags are taken as they are.
+    #[arg(long = "web.listen-address", value_name = "ADDR", hide = true)]
+    pub(super) web_listen_address: Option<String>,
+    #[command(flatten)]
+    pub(super) common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ResponderFlags {
     /// Close a connection on which nothing came for this long.
     #[arg(long, value_name = "DURATION", default_value = defaults::IDLE_TIMEOUT)]
@@ -218,8 +234,9 @@ pub(super) struct ProberFlags {
     /// Stop after this long.
     #[arg(long, value_name = "DURATION")]
     pub(super) duration: Option<String>,
-    /// Count probes within a threshold exactly, e.g. 100us:99.9%; repeatable.
-    #[arg(long, value_name = "[NAME=]TIME:PERCENT%")]
+    /// Count probes or checks within a threshold exactly, e.g. 100us:99.9%, by the best clock, by
+    /// the kernel's only, or as an application waits, from the due time; repeatable.
+    #[arg(long, value_name = "[NAME=]TIME:PERCENT%[:best|kernel|application]")]
     pub(super) slo: Vec<String>,
     /// What to show of the kernel's TCP_INFO of each connection, on /metrics.
     #[arg(

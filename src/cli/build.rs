@@ -1,15 +1,18 @@
 //! From flags to meaning: each text through the parser of its setting, then the checks between
 //! settings, each complaint with its flag in front.
 
+use std::time::Duration;
+
 use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags, WebFlags,
 };
-use super::{Parsed, Place, UsageError, check, completions, doctor, manual, targets};
+use super::{Parsed, Place, UsageError, check, completions, doctor, manual, rules, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebListen, WebSection, WireChoice, limits, setting,
+    ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebListen, WebSection, WireChoice, limits,
+    setting,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -34,6 +37,7 @@ pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
             return Ok(Parsed::PrintAndExit(completions::script(command)));
         }
         Command::Man(command) => return Ok(Parsed::PrintAndExit(manual::page(command))),
+        Command::Rules(command) => return rules::file(command).map(Parsed::PrintAndExit),
     };
     Ok(Parsed::Run(Box::new(config)))
 }
@@ -66,7 +70,8 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
 }
 
 fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
-    let probe = probe_section(&command.prober)?;
+    let measuring = measuring_section(&command.common)?;
+    let probe = probe_section(&command.prober, measuring.clock)?;
     if probe.targets.is_empty() {
         return Err(UsageError::new("probe: no target; write e.g. rttscope probe 10.0.0.1:4000"));
     }
@@ -87,20 +92,21 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         info: None,
         doctor: None,
         web,
-        measuring: measuring_section(&command.common)?,
+        measuring,
         log: log_section(&command.common),
     })
 }
 
 fn both(command: &BothCommand) -> Result<Config, UsageError> {
+    let measuring = measuring_section(&command.common)?;
     Ok(Config {
         serve: Some(serve_section(&command.listen, &command.responder)?),
-        probe: Some(probe_section(&command.prober)?),
+        probe: Some(probe_section(&command.prober, measuring.clock)?),
         check: None,
         info: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
-        measuring: measuring_section(&command.common)?,
+        measuring,
         log: log_section(&command.common),
     })
 }
@@ -158,7 +164,10 @@ fn web_section(listen: &[String], flags: &WebFlags) -> Result<WebSection, UsageE
     })
 }
 
-fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
+pub(super) fn probe_section(
+    flags: &ProberFlags,
+    clock: ClockChoice,
+) -> Result<ProbeSection, UsageError> {
     let interval = flag("--interval", &flags.interval, setting::interval)?;
     let timeout = flag("--timeout", &flags.timeout, setting::timeout)?;
     let in_flight = setting::check_in_flight(interval, timeout);
@@ -180,7 +189,7 @@ fn probe_section(flags: &ProberFlags) -> Result<ProbeSection, UsageError> {
         wire,
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
-        slos: objectives(flags, timeout)?,
+        slos: objectives(flags, timeout, clock)?,
         tcp_info: match flags.tcp_info.as_str() {
             "all" => TcpInfoChoice::All,
             "off" => TcpInfoChoice::Off,
@@ -207,7 +216,6 @@ fn check_method(flags: &ProberFlags) -> Result<Option<MethodChoice>, UsageError>
         ("--padding", flags.padding != "0"),
         ("--tcp-info", flags.tcp_info != "default"),
         ("--adaptive", flags.adaptive),
-        ("--slo", !flags.slo.is_empty()),
     ];
     if let Some((flag, _)) = echo_only.into_iter().find(|(_, given)| *given) {
         let line = format!("{flag}: is for echo probes; leave it out, or leave --check out");
@@ -255,12 +263,20 @@ fn padding(text: &str, wire: WireChoice) -> Result<u16, UsageError> {
     Ok(padding_bytes)
 }
 
-fn objectives(flags: &ProberFlags, timeout: std::time::Duration) -> Result<Vec<Slo>, UsageError> {
+fn objectives(
+    flags: &ProberFlags,
+    timeout: Duration,
+    clock: ClockChoice,
+) -> Result<Vec<Slo>, UsageError> {
     let mut slos: Vec<Slo> = Vec::with_capacity(flags.slo.len());
     for text in &flags.slo {
         let slo = flag("--slo", text, |text| {
             let slo = setting::slo(text)?;
             setting::check_threshold(&slo, timeout)?;
+            if slo.clock == SloClock::Kernel && clock == ClockChoice::Application {
+                let why = "is by the kernel's clocks, and --clock application asks for none";
+                return Err(BadValue::new(why, "1ms:99%:application"));
+            }
             if slos.iter().any(|earlier| earlier.name == slo.name) {
                 let objective = text.split_once('=').map_or(text, |(_, objective)| objective);
                 let why = format!("is the second objective named {}", slo.name);

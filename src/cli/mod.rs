@@ -18,12 +18,13 @@ mod complaint;
 mod completions;
 mod doctor;
 mod manual;
+mod rules;
 mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 8] =
-    ["serve", "probe", "both", "check", "info", "doctor", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["serve", "probe", "both", "check", "info", "doctor", "rules", "completions", "man"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +33,8 @@ pub enum Parsed {
     Run(Box<Config>),
     /// Start this, and say what was left out of it, because it was bad. Never nothing.
     RunDespite(Box<Config>, Vec<UsageError>),
-    /// Print this to standard output (help, the version, a completion script, a man page; the
-    /// final newline included), then exit 0.
+    /// Print this to standard output (help, the version, rules, a completion script, a man page;
+    /// the final newline included), then exit 0.
     PrintAndExit(String),
 }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     CheckSection, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
-    ServeSection, Slo, Target, TcpInfoChoice, WebListen, WebSection, WireChoice,
+    ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebListen, WebSection, WireChoice,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -149,11 +149,13 @@ fn probe_command_lines() {
                     name: "100us".to_owned(),
                     threshold: Duration::from_micros(100),
                     objective_ratio: 0.999,
+                    clock: SloClock::Best,
                 },
                 Slo {
                     name: "slow".to_owned(),
                     threshold: Duration::from_millis(1),
                     objective_ratio: 0.99,
+                    clock: SloClock::Best,
                 },
             ],
             report: ReportMode::Json,
@@ -190,6 +192,16 @@ fn half_open_command_lines() {
     check("probe db:1 --method syn --check", by(MethodChoice::Only(Method::Syn)));
     check("probe db:1 --check --method quickack", by(MethodChoice::Only(Method::Quickack)));
     check("probe db:1 --check --method=dial", by(MethodChoice::Only(Method::Dial)));
+    let slo = Slo {
+        name: "5ms-application".to_owned(),
+        threshold: Duration::from_millis(5),
+        objective_ratio: 0.99,
+        clock: SloClock::Application,
+    };
+    let check_by = Some(MethodChoice::Auto);
+    let probe = ProbeSection { check: check_by, slos: vec![slo], ..prober(&["db:1"]) };
+    let config = Config { probe: Some(probe), ..nothing() };
+    check("probe db:1 --check --slo 5ms:99%:application", config);
 }
 
 #[test]
@@ -460,7 +472,7 @@ fn info_command_lines() {
 
 /// What is written if there is no command.
 const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
-                             rttscope check ADDR or rttscope info ADDR";
+                             rttscope check ADDR, rttscope info ADDR or rttscope rules";
 
 #[test]
 fn bad_words_and_flags() {
@@ -564,10 +576,6 @@ fn bad_settings() {
             "--wire: is for echo probes; leave it out, or leave --check out".to_owned(),
         ),
         (
-            "probe a:1 --check --slo 1ms:99%",
-            "--slo: is for echo probes; leave it out, or leave --check out".to_owned(),
-        ),
-        (
             "probe a:1 --wire v1 --padding 10",
             "--padding 10: v1 and v2 frames have no padding; add --wire v3".to_owned(),
         ),
@@ -606,6 +614,11 @@ fn bad_settings() {
     }
     let slos = (1..10).map(|ms| format!(" --slo {ms}ms:99%")).collect::<String>();
     check_refused(&format!("probe a:1{slos}"), "--slo: given 9 times; write at most 8");
+    check_refused(
+        "probe a:1 --clock application --slo 1ms:99%:kernel",
+        "--slo 1ms:99%:kernel: is by the kernel's clocks, and --clock application asks for none; \
+         write e.g. --slo 1ms:99%:application",
+    );
 }
 
 #[test]
@@ -713,6 +726,28 @@ fn help_names_every_flag_of_the_contract() {
         }
     }
     assert_eq!(printed("-mode=both -h"), printed("--help"));
+}
+
+#[test]
+fn rules_are_for_what_the_flags_say() {
+    for (line, groups) in [
+        ("rules", &["echo-slo", "echo", "check-slo", "check", ""][..]),
+        ("rules --job other", &["echo-slo", "echo", "check-slo", "check", ""]),
+        ("rules db:1", &["echo-slo", "echo", ""]),
+        ("rules --slo 1ms:99% --interval 10ms --io poll", &["echo-slo", "echo", ""]),
+        ("rules db:1 --check --web.listen-address :2112", &["check-slo", "check", ""]),
+    ] {
+        let yaml = printed(line);
+        let names = yaml.lines().filter_map(|line| line.trim().strip_prefix("- name: rttscope"));
+        let names: Vec<&str> = names.map(|name| name.trim_start_matches('-')).collect();
+        assert_eq!(names, groups, "{line}");
+    }
+    assert!(printed("rules --job other").contains("{job=\"other\"}"));
+    assert!(printed("rules --json").starts_with("{\n  \"groups\": ["));
+    check_refused(
+        "rules --slo 1ms",
+        "--slo 1ms: is not threshold:percent; write e.g. --slo 100us:99.9%",
+    );
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub struct ProbeSection {
     pub padding_bytes: u16,
     /// Options of the prober's sockets.
     pub socket: SocketOptions,
-    /// Objectives counted exactly.
+    /// Objectives counted exactly, with distinct names.
     pub slos: Vec<Slo>,
     /// What is shown of the kernel's `TCP_INFO` of each connection.
     pub tcp_info: TcpInfoChoice,
@@ -173,10 +173,30 @@ pub enum TcpInfoChoice {
 pub struct Slo {
     /// The `slo` label.
     pub name: String,
-    /// A probe is good if it is received and its RTT by the best clock is at most this.
+    /// A probe is good if it is received and takes at most this.
     pub threshold: Duration,
     /// Wanted share of good probes, in (0, 1).
     pub objective_ratio: f64,
+    /// Which of its times is held against the threshold.
+    pub clock: SloClock,
+}
+
+/// Which time of a probe or check an objective is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SloClock {
+    /// The round trip by the best clock that the probe had.
+    #[default]
+    Best,
+    /// The round trip by the kernel's clocks or the network card's; probes without are not counted.
+    Kernel,
+    /// What an application waits, counted from the due time.
+    Application,
+}
+
+impl SloClock {
+    /// Every one of them, by the name that users write.
+    pub const NAMED: [(&str, Self); 3] =
+        [("best", Self::Best), ("kernel", Self::Kernel), ("application", Self::Application)];
 }
 
 /// What a prober or a run of checks writes to standard output.
@@ -288,6 +308,8 @@ pub mod defaults {
     pub const CHECK_TIMEOUT_MS: &str = "1000";
     /// See [`super::InfoSection::timeout`].
     pub const INFO_TIMEOUT: &str = "3s";
+    /// The `job` label that rules expect.
+    pub const JOB: &str = "rttscope";
     /// See [`super::MeasuringSection::threads`].
     pub const THREADS: &str = "1";
 }

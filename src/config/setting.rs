@@ -10,7 +10,7 @@ use super::limits::{
     IN_FLIGHT_MAX, INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, REQUESTS_MAX, THREADS_MAX,
     WINDOW_MAX,
 };
-use super::{BadValue, Slo, Target, address, duration};
+use super::{BadValue, Slo, SloClock, Target, address, duration};
 use crate::sys::Priority;
 use crate::time::duration_ns;
 
@@ -128,37 +128,71 @@ pub fn dscp(text: &str) -> Result<u8, BadValue> {
     }
 }
 
-/// `[name=]threshold:percent%`, as `100us:99.9%`; the name is the threshold unless given.
+/// `[name=]threshold:percent%[:clock]`, as `100us:99.9%`; the name is the threshold unless given,
+/// with the clock behind it if that is not the best one.
 pub fn slo(text: &str) -> Result<Slo, BadValue> {
-    let refuse = |why: &str| BadValue::new(why, "100us:99.9%");
+    let refuse = |why: &str| BadValue::new(why, SLO_EXAMPLE);
     let (name, objective) =
         text.split_once('=').map_or((None, text), |(name, rest)| (Some(name), rest));
-    let (threshold, percent) =
+    let (threshold, rest) =
         objective.split_once(':').ok_or_else(|| refuse("is not threshold:percent"))?;
-    let threshold = duration::parse(threshold)
-        .map_err(|bad| refuse(&format!("has a threshold that {}", bad.why)))?;
-    if threshold.is_zero() {
-        return Err(refuse("has a threshold of 0"));
-    }
-    let digits = percent.strip_suffix('%').ok_or_else(|| refuse("has no % at its end"))?;
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(refuse("has a percentage that is no number"));
-    }
-    // Shifting the decimal exponent keeps 99.9% the float nearest to 0.999; dividing does not.
-    let objective_ratio: f64 =
-        format!("{digits}e-2").parse().map_err(|_| refuse("has a percentage that is no number"))?;
-    if !(objective_ratio > 0.0 && objective_ratio < 1.0) {
-        return Err(refuse("must be above 0% and below 100%"));
-    }
+    let (percent, clock) =
+        rest.split_once(':').map_or((rest, None), |(percent, clock)| (percent, Some(clock)));
+    let clock = clock.map(slo_clock).transpose()?.unwrap_or_default();
+    let threshold = slo_threshold(threshold)?;
+    let objective_ratio = objective_ratio(percent)?;
     let name = match name {
-        None => duration::to_text(threshold),
+        None if clock == SloClock::Best => duration::to_text(threshold),
+        None => {
+            let clock = SloClock::NAMED.iter().find(|(_, named)| *named == clock);
+            format!("{}-{}", duration::to_text(threshold), clock.map_or("", |(name, _)| name))
+        }
         Some(name) => {
             address::check_name(name).map_err(|why| BadValue::new(why, "fast=100us:99.9%"))?;
             name.to_owned()
         }
     };
-    Ok(Slo { name, threshold, objective_ratio })
+    Ok(Slo { name, threshold, objective_ratio, clock })
 }
+
+/// [`Slo::threshold`].
+pub fn slo_threshold(text: &str) -> Result<Duration, BadValue> {
+    let refuse = |why: &str| BadValue::new(why, SLO_EXAMPLE);
+    let threshold = duration::parse(text)
+        .map_err(|bad| refuse(&format!("has a threshold that {}", bad.why)))?;
+    if threshold.is_zero() {
+        return Err(refuse("has a threshold of 0"));
+    }
+    Ok(threshold)
+}
+
+/// [`Slo::objective_ratio`], as `99.9%`.
+pub fn objective_ratio(text: &str) -> Result<f64, BadValue> {
+    let refuse = |why: &str| BadValue::new(why, SLO_EXAMPLE);
+    let digits = text.strip_suffix('%').ok_or_else(|| refuse("has no % at its end"))?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(refuse("has a percentage that is no number"));
+    }
+    // Shifting the decimal exponent keeps 99.9% the float nearest to 0.999; dividing does not.
+    let ratio: f64 =
+        format!("{digits}e-2").parse().map_err(|_| refuse("has a percentage that is no number"))?;
+    if ratio > 0.0 && ratio < 1.0 {
+        Ok(ratio)
+    } else {
+        Err(refuse("must be above 0% and below 100%"))
+    }
+}
+
+/// [`Slo::clock`].
+pub fn slo_clock(text: &str) -> Result<SloClock, BadValue> {
+    let found = SloClock::NAMED.iter().find(|(name, _)| *name == text);
+    found.map(|(_, clock)| *clock).ok_or_else(|| {
+        BadValue::new("has no clock of best, kernel or application", "100us:99.9%:application")
+    })
+}
+
+/// An objective as users write it.
+const SLO_EXAMPLE: &str = "100us:99.9%";
 
 /// [`super::MeasuringSection::pin`]: CPU numbers and ranges, as `0,2-3`, each CPU once.
 pub fn pin(text: &str) -> Result<Vec<usize>, BadValue> {
@@ -335,10 +369,18 @@ mod tests {
 
     #[test]
     fn objectives() {
-        let good = |name: &str, threshold_us, objective_ratio| {
+        let by = |clock, name: &str, threshold_us, objective_ratio| {
             let threshold = Duration::from_micros(threshold_us);
-            Ok(Slo { name: name.to_owned(), threshold, objective_ratio })
+            Ok(Slo { name: name.to_owned(), threshold, objective_ratio, clock })
         };
+        let good = |name: &str, threshold_us, ratio| by(SloClock::Best, name, threshold_us, ratio);
+        check(slo, "100us:99.9%:best", good("100us", 100, 0.999));
+        check(slo, "100us:99.9%:kernel", by(SloClock::Kernel, "100us-kernel", 100, 0.999));
+        check(slo, "a=1ms:99%:application", by(SloClock::Application, "a", 1_000, 0.99));
+        for text in ["100us:99.9%:", "100us:99.9%:atomic", "100us:99.9%:best:best"] {
+            let none = "has no clock of best, kernel or application";
+            check(slo, text, Err(&format!("{none}; write e.g. 100us:99.9%:application")));
+        }
         check(slo, "100us:99.9%", good("100us", 100, 0.999));
         check(slo, "fast=50us:99%", good("fast", 50, 0.99));
         check(slo, "1500us:99.99%", good("1.5ms", 1_500, 0.9999));

@@ -94,6 +94,54 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
         ..COUNTER
     },
+    Family {
+        name: "tcp_check_slo_probes_total",
+        help: "Finished checks.",
+        labels: SLO_LABELS,
+        read: Read::Check(|check, out| {
+            check
+                .slos
+                .iter()
+                .try_for_each(|slo| out.whole(&[("slo", &slo.objective.name)], slo.total))
+        }),
+        ..COUNTER
+    },
+    Family {
+        name: "tcp_check_slo_good_total",
+        help: "Open checks within the objective's threshold.",
+        labels: SLO_LABELS,
+        read: Read::Check(|check, out| {
+            check
+                .slos
+                .iter()
+                .try_for_each(|slo| out.whole(&[("slo", &slo.objective.name)], slo.good))
+        }),
+        ..COUNTER
+    },
+    Family {
+        name: "tcp_check_slo_objective_ratio",
+        unit: Some("ratio"),
+        help: "Wanted share of good checks.",
+        labels: SLO_LABELS,
+        read: Read::Check(|check, out| {
+            check.slos.iter().try_for_each(|slo| {
+                out.real(&[("slo", &slo.objective.name)], slo.objective.objective_ratio)
+            })
+        }),
+        ..GAUGE
+    },
+    Family {
+        name: "tcp_check_slo_threshold_seconds",
+        unit: Some("seconds"),
+        help: "Longest time of a good check.",
+        labels: SLO_LABELS,
+        read: Read::Check(|check, out| {
+            check.slos.iter().try_for_each(|slo| {
+                out.real(&[("slo", &slo.objective.name)], seconds(slo.objective.threshold_ns))
+            })
+        }),
+        ..GAUGE
+    },
 ];
 
 const fn counter(
@@ -107,6 +155,8 @@ const fn counter(
 const fn gauge(name: &'static str, help: &'static str, read: fn(&CheckCounters) -> u64) -> Family {
     Family { name, help, read: Read::CheckCounter(read), ..GAUGE }
 }
+
+const SLO_LABELS: &[&str] = &["target", "address", "method", "slo"];
 
 /// What the entries above have in common; each says the rest.
 const COUNTER: Family = Family {

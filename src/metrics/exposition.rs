@@ -384,7 +384,7 @@ mod tests {
     };
     use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
-    use crate::stats::slo::{Objective, Objectives, SloSnapshot};
+    use crate::stats::slo::{Objective, ObjectiveClock, Objectives, SloSnapshot};
 
     use super::*;
 
@@ -414,9 +414,16 @@ mod tests {
         }
     }
 
+    fn objective() -> Objective {
+        Objective {
+            name: "gold".to_owned(),
+            threshold_ns: 150_000,
+            objective_ratio: 0.999,
+            clock: ObjectiveClock::Best,
+        }
+    }
+
     fn probe() -> ProbeSnapshot {
-        let objective =
-            Objective { name: "gold".to_owned(), threshold_ns: 150_000, objective_ratio: 0.999 };
         ProbeSnapshot {
             target: "db \"main\"".to_owned(),
             address: "[fe80::1%eth0]:4000".to_owned(),
@@ -436,7 +443,7 @@ mod tests {
             ],
             app_rtt: Some(histogram(&[100_000])),
             stages: vec![(Stage::Lag, histogram(&[999])), (Stage::Peer, histogram(&[2_000]))],
-            slos: vec![SloSnapshot { objective, total: 1_000, good: 998 }],
+            slos: vec![SloSnapshot { objective: objective(), total: 1_000, good: 998 }],
             resolve_failures: 9,
             tcp_info: tcp_info(),
         }
@@ -455,7 +462,7 @@ mod tests {
     }
 
     fn unused_probe() -> ProbeSnapshot {
-        let objectives = Arc::new(Objectives::new(vec![probe().slos[0].objective.clone()]));
+        let objectives = Arc::new(Objectives::new(vec![objective()]));
         ProbeSeries::new("idle", "192.0.2.1:4000", Vec::new(), objectives).snapshot()
     }
 
@@ -474,13 +481,14 @@ mod tests {
             ],
             elapsed: Some(histogram(&[34_100, 1_000_034_100])),
             lag: Some(histogram(&[500])),
+            slos: vec![SloSnapshot { objective: objective(), total: 900, good: 897 }],
             resolve_failures: 0,
         }
     }
 
     fn unused_check() -> CheckSnapshot {
-        let boundaries = Arc::new(Boundaries::new(&[]));
-        CheckSeries::new("idle", "192.0.2.8:443", Method::Quickack, boundaries).snapshot()
+        let objectives = Arc::new(Objectives::new(vec![objective()]));
+        CheckSeries::new("idle", "192.0.2.8:443", Method::Quickack, objectives).snapshot()
     }
 
     fn snapshot() -> Arc<Snapshot> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::published::Published;
+use super::slo::{Objectives, SloCounters, SloSnapshot, Times};
 use super::{LazyHistogram, snapshots};
-use crate::histogram::{Boundaries, HistogramSnapshot};
+use crate::histogram::HistogramSnapshot;
 use crate::loss;
 use crate::sample::{CheckClock, CheckCounters, CheckOutcome, CheckSample, Method};
 
@@ -16,7 +17,7 @@ pub struct CheckSeries {
     target: String,
     address: String,
     method: Method,
-    boundaries: Arc<Boundaries>,
+    objectives: Arc<Objectives>,
     counters: Published<{ CheckCounters::WORDS }>,
     /// Whether the newest finished check was open.
     up: AtomicBool,
@@ -25,6 +26,7 @@ pub struct CheckSeries {
     rtt: [LazyHistogram; CheckClock::ALL.len()],
     elapsed: LazyHistogram,
     lag: LazyHistogram,
+    slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
 }
 
@@ -49,6 +51,8 @@ pub struct CheckSnapshot {
     pub elapsed: Option<HistogramSnapshot>,
     /// From the due time until the SYN was handed over; `None` before any check.
     pub lag: Option<HistogramSnapshot>,
+    /// The objectives, in the order of the configuration.
+    pub slos: Vec<SloSnapshot>,
     /// Failed resolutions of the name.
     pub resolve_failures: u64,
 }
@@ -60,13 +64,14 @@ impl CheckSeries {
         target: impl Into<String>,
         address: impl Into<String>,
         method: Method,
-        boundaries: Arc<Boundaries>,
+        objectives: Arc<Objectives>,
     ) -> Self {
         Self {
             target: target.into(),
             address: address.into(),
             method,
-            boundaries,
+            slos: objectives.counters(),
+            objectives,
             counters: Published::default(),
             up: AtomicBool::new(false),
             newest_clock: AtomicUsize::new(usize::MAX),
@@ -96,17 +101,26 @@ impl CheckSeries {
 
     /// Records a finished check.
     pub fn record(&self, check: &CheckSample) {
+        let boundaries = &self.objectives.boundaries;
+        let open = check.outcome == CheckOutcome::Open;
         if let (Some(clock), Some(rtt_ns)) = (check.clock, check.rtt_ns) {
-            self.rtt[clock as usize].record(&self.boundaries, rtt_ns);
+            self.rtt[clock as usize].record(boundaries, rtt_ns);
             self.newest_clock.store(clock as usize, Ordering::Relaxed);
         }
         // Where nobody answered, the time is our own timeout.
-        if check.rtt_ns.is_some() || check.outcome == CheckOutcome::Open {
-            self.elapsed.record(&self.boundaries, check.elapsed_ns);
+        if check.rtt_ns.is_some() || open {
+            self.elapsed.record(boundaries, check.elapsed_ns);
         }
         let lag_ns = u64::try_from(check.tx_app.mono.since_ns(check.due)).unwrap_or(0);
-        self.lag.record(&self.boundaries, lag_ns);
-        self.up.store(check.outcome == CheckOutcome::Open, Ordering::Relaxed);
+        self.lag.record(boundaries, lag_ns);
+        let by_the_kernel = check.clock.is_some_and(|clock| clock != CheckClock::Application);
+        let times = Times {
+            best_ns: check.rtt_ns,
+            kernel_ns: check.rtt_ns.filter(|_| by_the_kernel),
+            application_ns: Some(lag_ns.saturating_add(check.elapsed_ns)),
+        };
+        self.objectives.record(&self.slos, open.then_some(times));
+        self.up.store(open, Ordering::Relaxed);
     }
 
     /// Counts a failed resolution of the target's name. For the control plane.
@@ -120,11 +134,12 @@ impl CheckSeries {
         CheckSnapshot {
             elapsed: self.elapsed.snapshot(),
             lag: self.lag.snapshot(),
+            slos: self.objectives.snapshots(&self.slos),
             ..self.glance()
         }
     }
 
-    /// The same with round trips as the only histograms.
+    /// The same without objectives, and with round trips as the only histograms.
     #[must_use]
     pub fn glance(&self) -> CheckSnapshot {
         let newest_clock = self.newest_clock.load(Ordering::Relaxed);
@@ -138,6 +153,7 @@ impl CheckSeries {
             rtt: snapshots(CheckClock::ALL, &self.rtt),
             elapsed: None,
             lag: None,
+            slos: Vec::new(),
             resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
         }
     }
@@ -160,5 +176,65 @@ impl CheckSnapshot {
     #[must_use]
     pub fn rtt_merged(&self) -> Option<HistogramSnapshot> {
         HistogramSnapshot::merged(self.rtt.iter().map(|(_, histogram)| histogram))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Failure;
+    use crate::stats::slo::{Objective, ObjectiveClock};
+    use crate::time::{Mono, Now, Wall};
+
+    /// Sent 10 µs after its due time; the answer was known 60 µs later.
+    fn sample(outcome: CheckOutcome, rtt_us: u64) -> CheckSample {
+        let due = Mono::from_ns(1_000_000);
+        let mono = due.after(Duration::from_micros(10));
+        CheckSample {
+            seq: 1,
+            to: None,
+            method: Method::Syn,
+            outcome,
+            due,
+            tx_app: Now { mono, wall: Wall::from_ns(5) },
+            clock: Some(CheckClock::Ebpf),
+            rtt_ns: Some(rtt_us * 1_000),
+            elapsed_ns: 60_000,
+            syn_retransmits: 0,
+            completed: false,
+        }
+    }
+
+    #[test]
+    fn a_check_is_good_if_it_is_open_and_quick_enough() {
+        let objective = |threshold_us: u64, clock| Objective {
+            name: format!("{threshold_us}us"),
+            threshold_ns: threshold_us * 1_000,
+            objective_ratio: 0.99,
+            clock,
+        };
+        let objectives = Objectives::new(vec![
+            objective(30, ObjectiveClock::Best),
+            objective(70, ObjectiveClock::Application),
+            objective(69, ObjectiveClock::Application),
+        ]);
+        let series = CheckSeries::new("t", "a:1", Method::Syn, Arc::new(objectives));
+        for check in [
+            sample(CheckOutcome::Open, 30),
+            sample(CheckOutcome::Open, 31),
+            sample(CheckOutcome::Failed(Failure::Refused), 5),
+        ] {
+            series.record(&check);
+        }
+        let snapshot = series.snapshot();
+        let counts: Vec<_> = snapshot.slos.iter().map(|slo| (slo.total, slo.good)).collect();
+        assert_eq!(counts, [(3, 1), (3, 2), (3, 0)]);
+        // The bucket that ends at the threshold counts the same, and whoever refused besides.
+        let classic = &snapshot.rtt[0].1.classic;
+        assert!(classic.contains(&(30_000, 2)), "{classic:?}");
+        assert!(classic.iter().any(|bucket| bucket.0 == 69_000), "{classic:?}");
+        assert_eq!(series.glance().slos, []);
     }
 }

@@ -27,7 +27,7 @@ pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 pub use self::web::{Refusal, WebSeries, WebSnapshot};
 
 use self::published::Published;
-use self::slo::{Objectives, SloCounters, SloSnapshot};
+use self::slo::{Objectives, SloCounters, SloSnapshot, Times};
 
 /// What one probed target is measured into. The worker that owns the target is the only one to
 /// call [`Self::record`] and [`Self::publish`].
@@ -132,7 +132,7 @@ impl ProbeSeries {
             target: target.into(),
             address: address.into(),
             labels,
-            slos: objectives.list.iter().map(|_| SloCounters::default()).collect(),
+            slos: objectives.counters(),
             objectives,
             counters: Published::default(),
             up: AtomicBool::new(false),
@@ -190,9 +190,13 @@ impl ProbeSeries {
                 histogram.record(boundaries, ns);
             }
         }
-        for (slo, objective) in self.slos.iter().zip(&self.objectives.list) {
-            slo.record(received && sample.rtt_ns.is_some_and(|ns| ns <= objective.threshold_ns));
-        }
+        let by_the_kernel = sample.clock.is_some_and(|clock| clock != Clock::Application);
+        let times = Times {
+            best_ns: sample.rtt_ns,
+            kernel_ns: sample.rtt_ns.filter(|_| by_the_kernel),
+            application_ns: sample.app_rtt_ns,
+        };
+        self.objectives.record(&self.slos, received.then_some(times));
         self.up.store(received, Ordering::Relaxed);
     }
 
@@ -205,11 +209,10 @@ impl ProbeSeries {
     /// consistent in itself; between those, samples of the last moment may be missing.
     #[must_use]
     pub fn snapshot(&self) -> ProbeSnapshot {
-        let slos = self.slos.iter().zip(&self.objectives.list);
         ProbeSnapshot {
             app_rtt: self.app_rtt.snapshot(),
             stages: snapshots(Stage::ALL, &self.stages),
-            slos: slos.map(|(counters, objective)| counters.snapshot(objective)).collect(),
+            slos: self.objectives.snapshots(&self.slos),
             tcp_info: self.tcp_info.snapshot(),
             ..self.glance()
         }
@@ -464,7 +467,7 @@ mod tests {
     use crate::sample::{EchoCounters, Stamps};
     use crate::time::{Mono, Now, Wall};
 
-    use super::slo::Objective;
+    use super::slo::{Objective, ObjectiveClock};
     use super::*;
 
     fn series(objectives: Vec<Objective>) -> ProbeSeries {
@@ -472,7 +475,8 @@ mod tests {
     }
 
     fn objective(threshold_ns: u64) -> Objective {
-        Objective { name: format!("{threshold_ns}ns"), threshold_ns, objective_ratio: 0.999 }
+        let name = format!("{threshold_ns}ns");
+        Objective { name, threshold_ns, objective_ratio: 0.999, clock: ObjectiveClock::Best }
     }
 
     /// A reply 100 µs after sending by our clock, 80 µs by the kernel's (if it gave stamps), 30 µs

@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 64] = [
+const BAD: [(&str, &str); 67] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -50,6 +50,9 @@ const BAD: [(&str, &str); 64] = [
     ("probe h:1 --check --tcp-info=all", "--tcp-info"),
     ("probe h:1 --threads=0", "threads"),
     ("probe h:1 --log.level=loud", "info"),
+    ("probe h:1 --slo=1ms:99%:atomic", "kernel"),
+    ("probe h:1 --clock=application --slo=1ms:99%:kernel", "application"),
+    ("rules --slo=1ms", "slo"),
     ("probe --targets=/nonexistent/targets.json", "targets"),
     ("info", "info 10.0.0.1:443"),
     ("info host", "port"),

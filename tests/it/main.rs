@@ -106,6 +106,12 @@ mod prometheus;
 mod web_config;
 /// Clients that mean harm to the HTTP server.
 mod web_hostile;
+/// Objectives of probes and of checks.
+mod objectives;
+/// `rttscope rules` and its alerts, by Prometheus' own tool.
+mod rules;
+/// Every query of the dashboards and rules, by the real Prometheus.
+mod dashboards;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

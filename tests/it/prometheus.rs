@@ -82,7 +82,9 @@ fn a_real_server_comes_by_tls_with_certificate_and_password() {
         certificate.display(),
         key.display()
     );
-    let server = Server::start_with(both.http_address(), &how);
+    let addresses = &[both.http_address()];
+    let scraping = Scraping { addresses, how: &how, ..Scraping::default() };
+    let server = Server::start_with(&scraping);
     assert_eq!(server.wait_for("up", |value| value == 1.0), 1.0);
     let received = server.wait_for(catalogue::RECEIVED, |value| value >= 20.0);
     assert!(received >= 20.0);
@@ -127,33 +129,56 @@ fn count(both: &Run) -> f64 {
     both.scrape().one(catalogue::RECEIVED, &[])
 }
 
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let mut command = Command::new(program);
     command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// A Prometheus server with an empty store that scrapes one address.
-struct Server {
+/// A Prometheus server with an empty store that scrapes some addresses.
+pub(crate) struct Server {
     run: Run,
     address: SocketAddr,
     /// Its configuration and its store.
     _folder: tempfile::TempDir,
 }
 
+/// What is scraped, and what is made of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scraping<'a> {
+    pub(crate) addresses: &'a [SocketAddr],
+    /// More of the scrape's configuration, with a comma at its end.
+    pub(crate) how: &'a str,
+    /// A rule file to evaluate, unless that is empty.
+    pub(crate) rules: &'a str,
+    /// Protobuf is scraped. Of histograms that have both kinds of buckets, this version then takes
+    /// the native ones; else text is, which has classic ones.
+    pub(crate) native: bool,
+}
+
 impl Server {
-    fn start(scraped: SocketAddr) -> Self {
-        Self::start_with(scraped, "")
+    /// Scrapes text, so histograms have classic buckets.
+    pub(crate) fn start(scraped: SocketAddr) -> Self {
+        Self::start_with(&Scraping { addresses: &[scraped], ..Scraping::default() })
     }
 
-    /// `how` is more of the scrape's configuration, with a comma at its end.
-    fn start_with(scraped: SocketAddr, how: &str) -> Self {
+    /// See [`Scraping`].
+    pub(crate) fn start_with(scraping: &Scraping<'_>) -> Self {
+        let Scraping { addresses, how, rules, native } = *scraping;
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
+        let targets: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let targets = serde_json::to_string(&targets).unwrap();
         let text = format!(
-            "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\n\
+            "global:\n  scrape_interval: 250ms\n  scrape_timeout: 250ms\n  \
+             evaluation_interval: 500ms\n\
+             rule_files: ['*.rules.yml']\n\
              scrape_configs:\n\
-             - {{job_name: rttscope, {how}static_configs: [{{targets: ['{scraped}']}}]}}\n"
+             - {{job_name: rttscope, {how}static_configs: [{{targets: {targets}}}]}}
+"
         );
+        if !rules.is_empty() {
+            std::fs::write(folder.path().join("written.rules.yml"), rules).unwrap();
+        }
         std::fs::write(&config, text).unwrap();
         // It does not say which port it got when asked for any, so one that is free just now.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -162,7 +187,10 @@ impl Server {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("store").display()))
             .arg(format!("--web.listen-address={address}"))
-            .args(["--enable-feature=native-histograms", "--log.level=warn"]);
+            .arg("--log.level=warn");
+        if native {
+            command.arg("--enable-feature=native-histograms");
+        }
         let run = Run::spawn(&Place::Here, command, "prometheus".to_owned());
         let server = Self { run, address, _folder: folder };
         let started = Instant::now();
@@ -174,10 +202,10 @@ impl Server {
     }
 
     /// Asks until the answer satisfies `met`.
-    fn wait_for(&self, question: &str, met: impl Fn(f64) -> bool) -> f64 {
+    pub(crate) fn wait_for(&self, question: &str, met: impl Fn(f64) -> bool) -> f64 {
         let started = Instant::now();
         loop {
-            let answer = self.ask(&format!("/api/v1/query?query={}", percent_encoded(question)));
+            let answer = self.answer(question);
             let value = answer["data"]["result"][0]["value"][1].as_str();
             if let Some(value) = value.map(|text| text.parse().unwrap()).filter(|&value| met(value))
             {
@@ -186,6 +214,13 @@ impl Server {
             assert!(started.elapsed() < PATIENCE, "never: {question}\n{answer:#}");
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// What the server answers to a query now, bad ones included.
+    pub(crate) fn answer(&self, query: &str) -> Value {
+        let path = format!("/api/v1/query?query={}", percent_encoded(query));
+        let response = http::fetch_as(self.address, &path, "application/json");
+        serde_json::from_str(&response.body).unwrap()
     }
 
     /// What the server knows of a family besides numbers, as JSON text.

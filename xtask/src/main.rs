@@ -8,6 +8,7 @@
 mod bench;
 mod build_ebpf;
 mod check_foreign;
+mod dashboards;
 mod deny;
 mod fuzz;
 mod lab;
@@ -38,6 +39,8 @@ enum Task {
     CheckForeign(check_foreign::Options),
     /// Builds the committed eBPF object, byte-reproducibly.
     BuildEbpf(build_ebpf::Options),
+    /// Makes the dashboards and rules anew, and holds them to Grafana's schema.
+    Dashboards(dashboards::Options),
     /// Holds the dependencies to `.deny.toml`.
     Deny,
     /// Runs the fuzz targets for a bounded time.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::CheckForeign(options) => check_foreign::run(&options),
         Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Dashboards(options) => dashboards::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),

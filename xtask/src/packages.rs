@@ -16,7 +16,7 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 11] = [
+pub const TEST: [Tool; 13] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
     Tool { program: "ss", package: "iproute2", purpose: "a second opinion of TCP_INFO" },
     Tool { program: "tc", package: "iproute2", purpose: "tests of filters left behind" },
@@ -28,6 +28,8 @@ pub const TEST: [Tool; 11] = [
     Tool { program: "setpriv", package: "util-linux", purpose: "tests with few capabilities" },
     Tool { program: "groff", package: "groff-base", purpose: "linting the man pages" },
     Tool { program: "promtool", package: "prometheus", purpose: "linting the metrics page" },
+    Tool { program: "jsonnet", package: "jsonnet", purpose: "making the dashboards" },
+    Tool { program: "virtualenv", package: "virtualenv", purpose: "Grafana's schema" },
 ];
 
 /// What `cargo xtask fuzz` needs.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build_ebpf, check_foreign, deny, fuzz, packages, shell, tidy};
+use crate::{build_ebpf, check_foreign, dashboards, deny, fuzz, packages, shell, tidy};
 
 /// How strict to be.
 #[derive(Args)]
@@ -60,6 +60,7 @@ pub fn run(options: &Options) -> Result<()> {
         let words = ["test", "--package", "rttscope", "--lib", "--all-features", "collector"];
         shell::run(&mut shell::cargo(words))
     })?;
+    step("dashboards", || dashboards::run(&dashboards::Options::check()))?;
     step("documentation", || {
         let mut doc = shell::cargo(["doc", "--workspace", "--no-deps"]);
         shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))

@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 21] = [
+const ARROWS: [(&str, Names); 22] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -15,9 +15,10 @@ const ARROWS: [(&str, Names); 21] = [
         Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
     ),
     ("collector", Names::Only(&["sys", "tcp_info"])),
-    ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
+    ("cli", Names::Only(&["config", "log", "rules", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("http", Names::Only(&["config", "host", "metrics", "report", "stats"])),
+    ("rules", Names::Only(&["config"])),
     ("log", Names::Only(&["config", "sys", "time"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("report", Names::Only(&["event", "histogram", "host", "sample", "stats", "tcp_info", "time"])),
