@@ -15,6 +15,7 @@ use crate::host::ProcessUsage;
 use crate::stats::Stats;
 
 mod exposition;
+mod negotiation;
 mod server;
 
 pub use self::server::{SHUTDOWN_GRACE, serve};

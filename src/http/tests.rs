@@ -28,6 +28,7 @@ struct Server {
 }
 
 const SOON: Duration = Duration::from_secs(30);
+const UNREAD_TARGETS: usize = 8_000;
 
 async fn start(limits: Limits, targets: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -126,8 +127,8 @@ async fn idle_connections_do_not_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_does_not_hold_up_the_shutdown() {
-    // 2,000 targets make a body far larger than the socket buffers of an unread connection.
-    let server = start(Limits::default(), 2_000).await;
+    // These make a body far larger than the socket buffers of an unread connection.
+    let server = start(Limits::default(), UNREAD_TARGETS).await;
     let mut client = server.connect().await;
     client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
