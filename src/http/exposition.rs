@@ -166,3 +166,134 @@ const PART_BYTES: usize = 64 * 1_024;
 /// 10 s unless it is told otherwise; and others wait for their turn.
 const PART_TAKEN_MAX: Duration = Duration::from_secs(5);
 const EXPOSITION_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::io::Read;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use axum::body::to_bytes;
+    use axum::http::HeaderName;
+    use flate2::read::GzDecoder;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::host::ProcessUsage;
+    use crate::stats::slo::Objectives;
+    use crate::stats::{ProbeSeries, Stats};
+
+    /// One target is less than a part, and these are many parts.
+    const MANY: usize = 1_000;
+
+    fn state(targets: usize) -> HttpState {
+        let stats = Arc::new(Stats::default());
+        let objectives = Arc::new(Objectives::new(Vec::new()));
+        for target in 0..targets {
+            let name = format!("target-{target}");
+            stats.add_probe(ProbeSeries::new(name, "a:1", Vec::new(), Arc::clone(&objectives)));
+        }
+        HttpState::new(stats, Arc::new(AtomicBool::new(true)), ProcessUsage::default)
+    }
+
+    async fn ask(state: &HttpState, names: &[&str], asked: &[(HeaderName, &str)]) -> Response {
+        let query = names.iter().map(|&name| ("name[]".to_owned(), name.to_owned())).collect();
+        let mut headers = HeaderMap::new();
+        for (name, value) in asked {
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        exposition(State(state.clone()), Query(query), headers).await
+    }
+
+    async fn body(response: Response) -> Result<Vec<u8>, axum::Error> {
+        to_bytes(response.into_body(), usize::MAX).await.map(Into::into)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_what_its_headers_say() {
+        for targets in [1, MANY] {
+            let state = state(targets);
+            let check = async |accept: &str, content_type: &str, begins: &[u8]| {
+                let plain = ask(&state, &[], &[(ACCEPT, accept)]).await;
+                let headers = plain.headers();
+                assert_eq!(headers[CONTENT_TYPE], content_type);
+                let vary: Vec<_> = headers.get_all(VARY).iter().collect();
+                assert_eq!(vary, ["accept", "accept-encoding"]);
+                assert!(!headers.contains_key(CONTENT_ENCODING));
+                let plain = body(plain).await.unwrap();
+                assert!(plain.starts_with(begins), "{content_type}");
+
+                let asked = [(ACCEPT, accept), (ACCEPT_ENCODING, "gzip")];
+                let gzip = ask(&state, &[], &asked).await;
+                assert_eq!(gzip.headers()[CONTENT_ENCODING], "gzip");
+                let gzip = body(gzip).await.unwrap();
+                assert!(gzip.len() < plain.len() / 2, "{} of {}", gzip.len(), plain.len());
+                let mut decoded = Vec::new();
+                GzDecoder::new(&*gzip).read_to_end(&mut decoded).unwrap();
+                assert!(decoded == plain, "{content_type}: another body");
+            };
+            let text = "text/plain; version=0.0.4; charset=utf-8";
+            check("*/*", text, b"# HELP tcp_echo_sent_total ").await;
+            let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            check(open, open, b"# HELP tcp_echo_sent ").await;
+            let protobuf = "application/vnd.google.protobuf; \
+                            proto=io.prometheus.client.MetricFamily; encoding=delimited";
+            check(protobuf, protobuf, b"").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn names_choose() {
+        let state = state(1);
+        let names = ["tcp_echo_up", "tcp_echo_sent_total", "no_such_family"];
+        let chosen = body(ask(&state, &names, &[]).await).await.unwrap();
+        let chosen = String::from_utf8(chosen).unwrap();
+        let samples: Vec<_> = chosen.lines().filter(|line| !line.starts_with('#')).collect();
+        let sample = |name: &str| format!("{name}{{target=\"target-0\",address=\"a:1\"}} 0");
+        assert_eq!(samples, [sample("tcp_echo_sent_total"), sample("tcp_echo_up")]);
+    }
+
+    /// Time passes only while everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_loses_its_turn() {
+        let state = state(MANY);
+        let began = Instant::now();
+        let unread = ask(&state, &[], &[]).await;
+        assert!(began.elapsed() < PART_TAKEN_MAX, "nobody was before it");
+        let next = ask(&state, &[], &[]).await;
+        assert!(began.elapsed() >= PART_TAKEN_MAX, "both had a turn at once");
+        assert!(body(next).await.unwrap().ends_with(b"\n"));
+        assert!(body(unread).await.is_err(), "it looks complete");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_little_by_little_loses_its_turn() {
+        let state = state(20 * MANY);
+        let mut slow = Box::pin(ask(&state, &[], &[]).await.into_body());
+        let began = Instant::now();
+        let mut parts = 0;
+        let ended = loop {
+            let part = std::future::poll_fn(|context| slow.as_mut().poll_frame(context)).await;
+            match part {
+                Some(Ok(_)) => parts += 1,
+                ended => break ended,
+            }
+            tokio::time::sleep(PART_TAKEN_MAX / 2).await;
+        };
+        assert!(ended.is_some_and(|ended| ended.is_err()), "it looks complete");
+        let took = began.elapsed();
+        assert!(parts > 5 && took <= EXPOSITION_MAX + PART_TAKEN_MAX, "{parts} parts in {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_away_makes_room_at_once() {
+        let state = state(MANY);
+        let began = Instant::now();
+        drop(ask(&state, &[], &[]).await);
+        let next = ask(&state, &[], &[]).await;
+        assert!(body(next).await.is_ok());
+        assert!(began.elapsed() < PART_TAKEN_MAX, "it waited for somebody who is gone");
+    }
+}
