@@ -32,8 +32,8 @@ pub(super) async fn exposition(
 ) -> Response {
     let format = negotiation::format(&headers);
     let gzip = negotiation::is_gzip_wanted(&headers);
-    let names: Vec<String> =
-        query.into_iter().filter(|(key, _)| key == "name[]").map(|(_, name)| name).collect();
+    let is_name = |(key, name): &(String, String)| key == "name[]" && !name.is_empty();
+    let names: Vec<String> = query.into_iter().filter(is_name).map(|(_, name)| name).collect();
     let HttpState { stats, process_usage, expositions, .. } = state;
     let turn = expositions.acquire_owned().await.expect("the semaphore is never closed");
     let beginning = spawn_blocking(move || {
@@ -253,6 +253,8 @@ mod tests {
         let samples: Vec<_> = chosen.lines().filter(|line| !line.starts_with('#')).collect();
         let sample = |name: &str| format!("{name}{{target=\"target-0\",address=\"a:1\"}} 0");
         assert_eq!(samples, [sample("tcp_echo_sent_total"), sample("tcp_echo_up")]);
+        let everything = body(ask(&state, &[""], &[]).await).await.unwrap();
+        assert!(everything.len() > 2 * chosen.len(), "no name is no choice");
     }
 
     /// Time passes only while everybody waits.

@@ -103,6 +103,8 @@ async fn each_route_answers() {
     check("/metrics", "Accept: text/plain;version=0.0.4\r\n", "200", &text).await;
     check("/metrics", "", "200", &["# TYPE tcp_echo_sent_total counter\n"]).await;
     check("/metrics", "", "200", &["\nprocess_open_fds 77\n"]).await;
+    check("/metrics?name[]=process_open_fds&x=%zz&%ff", "", "200", &["\nprocess_open_fds 77\n"])
+        .await;
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let open = [&*format!("content-type: {open}\r\n"), series, "\n# EOF\n"];
     // As Prometheus asks, and as a client with two headers may.

@@ -46,6 +46,9 @@ impl Exposition {
     /// Appends until there are so many bytes, or a few more; returns whether there is more to come.
     pub fn write(&mut self, into: &mut Vec<u8>, bytes_wanted: usize) -> bool {
         while let Some(&family) = self.families.get(self.family) {
+            if into.len() >= bytes_wanted {
+                return true;
+            }
             let items = family.items(&self.moment);
             let next = self.item.unwrap_or_else(|| self.begin(family, items, into, bytes_wanted));
             for item in next..items {

@@ -24,9 +24,10 @@ use crate::tcp_info::Member;
 use crate::time::seconds;
 
 pub use self::exposition::Exposition;
+pub use self::writer::Format;
 
 use self::moment::{Check, Echo, Probe, Program, Worker};
-use self::writer::{Out, Value, Writer};
+use self::writer::{Out, Value};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
@@ -383,43 +384,6 @@ pub enum Kind {
     Histogram,
     /// Always 1; the labels say it.
     Info,
-}
-
-/// The formats of an exposition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The Prometheus text format 0.0.4: no units, and no native buckets.
-    PrometheusText,
-    /// The OpenMetrics text format 1.0.0: no native buckets.
-    OpenMetrics,
-    /// The Prometheus protobuf format, delimited: native buckets beside the classic ones.
-    Protobuf,
-}
-
-impl Format {
-    /// All, those first that are easier to read for people.
-    pub const ALL: [Self; 3] = [Self::PrometheusText, Self::OpenMetrics, Self::Protobuf];
-
-    /// What the body is called in HTTP.
-    #[must_use]
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::PrometheusText => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Self::Protobuf => concat!(
-                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; ",
-                "encoding=delimited"
-            ),
-        }
-    }
-
-    fn writer(self) -> &'static dyn Writer {
-        match self {
-            Self::PrometheusText => &text::Text { is_open_metrics: false },
-            Self::OpenMetrics => &text::Text { is_open_metrics: true },
-            Self::Protobuf => &protobuf::Protobuf,
-        }
-    }
 }
 
 /// How a family is read: once a target, listener, thread, or program.

@@ -1,8 +1,47 @@
-//! What a format has to know, and how the catalogue reaches it: the numbers and histograms of one
-//! target, listener or thread in, bytes in the format out.
+//! The formats, what each has to know, and how the catalogue reaches it: the numbers and histograms
+//! of one target, listener or thread in, bytes in the format out.
 
 use super::Family;
 use super::packed::Packed;
+use super::protobuf::Protobuf;
+use super::text::Text;
+
+/// The formats of an exposition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The Prometheus text format 0.0.4: no units, and no native buckets.
+    PrometheusText,
+    /// The OpenMetrics text format 1.0.0: no native buckets.
+    OpenMetrics,
+    /// The Prometheus protobuf format, delimited: native buckets beside the classic ones.
+    Protobuf,
+}
+
+impl Format {
+    /// All, those first that are easier to read for people.
+    pub const ALL: [Self; 3] = [Self::PrometheusText, Self::OpenMetrics, Self::Protobuf];
+
+    /// What the body is called in HTTP.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::PrometheusText => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => concat!(
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; ",
+                "encoding=delimited"
+            ),
+        }
+    }
+
+    pub(super) fn writer(self) -> &'static dyn Writer {
+        match self {
+            Self::PrometheusText => &Text { is_open_metrics: false },
+            Self::OpenMetrics => &Text { is_open_metrics: true },
+            Self::Protobuf => &Protobuf,
+        }
+    }
+}
 
 /// One format. It keeps nothing from one metric to the next, so a body may be written in parts.
 pub(super) trait Writer: Sync {

@@ -340,6 +340,24 @@ fn a_removed_target_is_gone_and_the_others_keep_their_counts() {
     }
 }
 
+#[test]
+fn parts_are_small_however_many_targets_there_are() {
+    let unused = || snapshot().probes.remove(1);
+    let many = || Snapshot { probes: (0..500).map(|_| unused()).collect(), ..snapshot() };
+    for format in Format::ALL {
+        let mut rest = exposition(many(), format, &[]);
+        let (mut parts, mut more) = (0, true);
+        while more {
+            let mut part = Vec::new();
+            more = rest.write(&mut part, 4_096);
+            // What fits into a part may be known at once, and a histogram is a few KiB.
+            assert!(part.len() < 3 * 4_096, "{format:?}: {}", part.len());
+            parts += 1;
+        }
+        assert!(parts > 100, "{format:?}: {parts}");
+    }
+}
+
 /// The same, exported by the official client.
 #[test]
 fn the_official_client_writes_the_same() {
