@@ -12,7 +12,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use rttscope::histogram::{Boundaries, Histogram};
-use rttscope::metrics;
+use rttscope::host::ProcessUsage;
+use rttscope::metrics::{Exposition, Format};
 use rttscope::sample::{Sample, Stamps};
 use rttscope::stats::slo::{Objective, ObjectiveClock, Objectives};
 use rttscope::stats::{ProbeSeries, Stats};
@@ -99,13 +100,21 @@ fn large(rounds: usize, rows: &mut Vec<Vec<String>>) {
     };
     let once = [()];
     add("Stats::snapshot", per_item_ns(rounds, &once, |()| black_box(stats.snapshot())), 0);
-    let snapshot = Arc::new(stats.snapshot());
-    let encode = || metrics::open_metrics_text(Arc::clone(&snapshot));
-    let open_metrics_ns = per_item_ns(rounds, &once, |()| black_box(encode()));
-    add("metrics::open_metrics_text", open_metrics_ns, encode().len());
-    let encode = || metrics::prometheus_text(Arc::clone(&snapshot));
-    let prometheus_ns = per_item_ns(rounds, &once, |()| black_box(encode()));
-    add("metrics::prometheus_text", prometheus_ns, encode().len());
+    for format in Format::ALL {
+        let mut bytes = 0;
+        let expose = || {
+            let mut exposition = Exposition::new(&stats, ProcessUsage::default(), format, &[]);
+            let (mut part, mut more, mut written) = (Vec::new(), true, 0);
+            while more {
+                more = exposition.write(&mut part, 64 * 1_024);
+                written += part.len();
+                part.clear();
+            }
+            written
+        };
+        let ns = per_item_ns(rounds, &once, |()| bytes = expose());
+        add(&format!("metrics::Exposition, {format:?}"), ns, bytes);
+    }
 }
 
 /// The median over the rounds of the time for one item.

@@ -17,6 +17,7 @@ use crate::stats::Stats;
 mod auth;
 mod exposition;
 mod guard;
+mod negotiation;
 mod server;
 mod tls;
 

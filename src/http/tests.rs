@@ -42,6 +42,7 @@ struct Server {
 }
 
 const SOON: Duration = Duration::from_secs(30);
+const UNREAD_TARGETS: usize = 8_000;
 
 async fn start(limits: Limits, targets: usize) -> Server {
     start_guarded(limits, targets, &[]).await
@@ -134,6 +135,8 @@ async fn each_route_answers() {
     check("/metrics", "Accept: text/plain;version=0.0.4\r\n", "200", &text).await;
     check("/metrics", "", "200", &["# TYPE tcp_echo_sent_total counter\n"]).await;
     check("/metrics", "", "200", &["\nprocess_open_fds 77\n"]).await;
+    check("/metrics?name[]=process_open_fds&x=%zz&%ff", "", "200", &["\nprocess_open_fds 77\n"])
+        .await;
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let open = [&*format!("content-type: {open}\r\n"), series, "\n# EOF\n"];
     // As Prometheus asks, and as a client with two headers may.
@@ -158,8 +161,8 @@ async fn idle_connections_do_not_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_does_not_hold_up_the_shutdown() {
-    // 2,000 targets make a body far larger than the socket buffers of an unread connection.
-    let server = start(Limits::default(), 2_000).await;
+    // These make a body far larger than the socket buffers of an unread connection.
+    let server = start(Limits::default(), UNREAD_TARGETS).await;
     let mut client = server.connect().await;
     client.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut first = [0; 12];

@@ -12,11 +12,11 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "Finished checks by outcome; open means that a SYN-ACK came.",
         labels: &["target", "address", "method", "outcome"],
         read: Read::Check(|check, out| {
-            let c = &check.counters;
+            let c = &check.seen.counters;
             let counts =
                 [c.open, c.refused, c.timeout, c.unreachable, c.local_error, c.error, c.unresolved];
-            let mut outcomes = CheckOutcome::NAMES.into_iter().zip(counts);
-            outcomes.try_for_each(|(outcome, count)| out.whole(&[("outcome", outcome)], count))
+            let outcomes = CheckOutcome::NAMES.into_iter().zip(counts);
+            outcomes.for_each(|(outcome, count)| out.whole(&[("outcome", outcome)], count))
         }),
         ..COUNTER
     },
@@ -40,27 +40,27 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         name: "tcp_check_resolve_failures_total",
         help: "Failed resolutions of the target's name.",
-        read: Read::Check(|check, out| out.whole(&[], check.resolve_failures)),
+        read: Read::Check(|check, out| out.whole(&[], check.seen.resolve_failures)),
         ..COUNTER
     },
     Family {
         name: "tcp_check_up",
         help: "1 if the newest finished check was open, else 0.",
-        read: Read::Check(|check, out| out.whole(&[], u64::from(check.up))),
+        read: Read::Check(|check, out| out.whole(&[], u64::from(check.seen.up))),
         ..GAUGE
     },
     Family {
         name: "tcp_check_last_rtt_seconds",
         unit: Some("seconds"),
         help: "Round trip of the last open check by its best clock; absent before the first.",
-        read: Read::Check(|check, out| out.maybe(check.last_rtt_ns().map(seconds))),
+        read: Read::Check(|check, out| out.maybe(check.seen.last_rtt_ns().map(seconds))),
         ..GAUGE
     },
     Family {
         name: "tcp_check_loss_percent",
         unit: Some("percent"),
         help: "Not open among the last finished checks (sliding window); absent before the first.",
-        read: Read::Check(|check, out| out.maybe(check.loss_percent())),
+        read: Read::Check(|check, out| out.maybe(check.seen.loss_percent())),
         ..GAUGE
     },
     Family {
@@ -70,8 +70,8 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "From the answered SYN to its SYN-ACK or RST, by the best clock there was.",
         labels: &["target", "address", "method", "clock"],
         read: Read::Check(|check, out| {
-            let mut clocks = check.rtt.iter();
-            clocks.try_for_each(|(clock, rtt)| out.histogram(&[("clock", clock.name())], rtt))
+            let clocks = check.rtt.iter();
+            clocks.for_each(|(clock, rtt)| out.histogram(&[("clock", clock.name())], rtt))
         }),
     },
     Family {
@@ -80,7 +80,7 @@ pub(super) static FAMILIES: &[Family] = &[
         unit: Some("seconds"),
         help: "From sending the first SYN until the answer was known, retransmissions included.",
         read: Read::Check(|check, out| {
-            check.elapsed.iter().try_for_each(|elapsed| out.histogram(&[], elapsed))
+            check.elapsed.iter().for_each(|elapsed| out.histogram(&[], elapsed))
         }),
         ..COUNTER
     },
@@ -89,33 +89,21 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         unit: Some("seconds"),
         help: "From the moment the check was due until it was sent.",
-        read: Read::Check(|check, out| {
-            check.lag.iter().try_for_each(|lag| out.histogram(&[], lag))
-        }),
+        read: Read::Check(|check, out| check.lag.iter().for_each(|lag| out.histogram(&[], lag))),
         ..COUNTER
     },
     Family {
         name: "tcp_check_slo_probes_total",
         help: "Finished checks.",
         labels: SLO_LABELS,
-        read: Read::Check(|check, out| {
-            check
-                .slos
-                .iter()
-                .try_for_each(|slo| out.whole(&[("slo", &slo.objective.name)], slo.total))
-        }),
+        read: Read::CheckSlo(|slo, out| out.whole(&[("slo", &slo.objective.name)], slo.total)),
         ..COUNTER
     },
     Family {
         name: "tcp_check_slo_good_total",
         help: "Open checks within the objective's threshold.",
         labels: SLO_LABELS,
-        read: Read::Check(|check, out| {
-            check
-                .slos
-                .iter()
-                .try_for_each(|slo| out.whole(&[("slo", &slo.objective.name)], slo.good))
-        }),
+        read: Read::CheckSlo(|slo, out| out.whole(&[("slo", &slo.objective.name)], slo.good)),
         ..COUNTER
     },
     Family {
@@ -123,10 +111,8 @@ pub(super) static FAMILIES: &[Family] = &[
         unit: Some("ratio"),
         help: "Wanted share of good checks.",
         labels: SLO_LABELS,
-        read: Read::Check(|check, out| {
-            check.slos.iter().try_for_each(|slo| {
-                out.real(&[("slo", &slo.objective.name)], slo.objective.objective_ratio)
-            })
+        read: Read::CheckSlo(|slo, out| {
+            out.real(&[("slo", &slo.objective.name)], slo.objective.objective_ratio)
         }),
         ..GAUGE
     },
@@ -135,10 +121,8 @@ pub(super) static FAMILIES: &[Family] = &[
         unit: Some("seconds"),
         help: "Longest time of a good check.",
         labels: SLO_LABELS,
-        read: Read::Check(|check, out| {
-            check.slos.iter().try_for_each(|slo| {
-                out.real(&[("slo", &slo.objective.name)], seconds(slo.objective.threshold_ns))
-            })
+        read: Read::CheckSlo(|slo, out| {
+            out.real(&[("slo", &slo.objective.name)], seconds(slo.objective.threshold_ns))
         }),
         ..GAUGE
     },
@@ -165,6 +149,6 @@ const COUNTER: Family = Family {
     unit: None,
     help: "",
     labels: &["target", "address", "method"],
-    read: Read::Check(|_, _| Ok(())),
+    read: Read::Check(|_, _| ()),
 };
 const GAUGE: Family = Family { kind: Kind::Gauge, ..COUNTER };

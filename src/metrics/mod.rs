@@ -1,6 +1,7 @@
-//! The catalogue of metric families, and their encoding: a [`Snapshot`] in, text out. Each family
-//! is one entry of [`families`], which says its name, unit, help and labels and how to read it
-//! from a snapshot; so nothing can be shown that is not catalogued, and the other way round.
+//! The catalogue of metric families, and their exposition: series in, a body in one of three
+//! [`Format`]s out, part by part. Each family is one entry of [`families`], which says its name,
+//! unit, help and labels and how to read it; so nothing can be shown that is not catalogued, and
+//! the other way round. A format is one implementation of [`writer::Writer`] over that catalogue.
 //!
 //! Counters and gauges of a target are there from its first scrape on. A histogram appears with
 //! its first duration, and `tcp_echo_rtt_seconds` only with the clocks that were in use: absent
@@ -8,20 +9,26 @@
 
 mod check;
 mod exposition;
+mod moment;
+mod packed;
+mod protobuf;
 mod tcp_info;
+mod text;
+mod varint;
 mod web;
-
-use std::fmt;
-use std::sync::Arc;
+mod writer;
 
 use crate::host::ProcessUsage;
 use crate::sample::{CheckCounters, EchoCounters, ProbeCounters};
 use crate::stats::slo::SloSnapshot;
-use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
 use crate::tcp_info::Member;
 use crate::time::seconds;
 
-use self::exposition::{Format, Out};
+pub use self::exposition::Exposition;
+pub use self::writer::Format;
+
+use self::moment::{Check, Echo, Probe, Program, Worker};
+use self::writer::{Out, Value};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
@@ -66,12 +73,12 @@ static FAMILIES: &[Family] = &[
         help: "Received probes without a kernel stamp that was asked for, or a v3 residence.",
         labels: &["target", "address", "stamp"],
         read: Read::Probe(|probe, out| {
-            let c = &probe.counters;
-            out.whole(&[("stamp", "tx_sched")], c.missing_tx_sched)?;
-            out.whole(&[("stamp", "tx_sw")], c.missing_tx_sw)?;
-            out.whole(&[("stamp", "tx_ack")], c.missing_tx_ack)?;
-            out.whole(&[("stamp", "rx_sw")], c.missing_rx_sw)?;
-            out.whole(&[("stamp", "peer")], c.missing_peer)
+            let c = &probe.seen.counters;
+            out.whole(&[("stamp", "tx_sched")], c.missing_tx_sched);
+            out.whole(&[("stamp", "tx_sw")], c.missing_tx_sw);
+            out.whole(&[("stamp", "tx_ack")], c.missing_tx_ack);
+            out.whole(&[("stamp", "rx_sw")], c.missing_rx_sw);
+            out.whole(&[("stamp", "peer")], c.missing_peer);
         }),
         ..PROBE_COUNTER
     },
@@ -80,41 +87,41 @@ static FAMILIES: &[Family] = &[
         help: "Replies, or the kernel times of one, that were not used because they made no sense.",
         labels: &["target", "address", "reason"],
         read: Read::Probe(|probe, out| {
-            let c = &probe.counters;
-            out.whole(&[("reason", "clock_step")], c.rejected_clock_step)?;
-            out.whole(&[("reason", "order")], c.rejected_order)?;
-            out.whole(&[("reason", "peer_exceeds_rtt")], c.rejected_peer_exceeds_rtt)?;
-            out.whole(&[("reason", "late_reply")], c.late_replies)?;
-            out.whole(&[("reason", "duplicate_reply")], c.duplicate_replies)?;
-            out.whole(&[("reason", "unknown_reply")], c.unknown_replies)
+            let c = &probe.seen.counters;
+            out.whole(&[("reason", "clock_step")], c.rejected_clock_step);
+            out.whole(&[("reason", "order")], c.rejected_order);
+            out.whole(&[("reason", "peer_exceeds_rtt")], c.rejected_peer_exceeds_rtt);
+            out.whole(&[("reason", "late_reply")], c.late_replies);
+            out.whole(&[("reason", "duplicate_reply")], c.duplicate_replies);
+            out.whole(&[("reason", "unknown_reply")], c.unknown_replies);
         }),
         ..PROBE_COUNTER
     },
     Family {
         name: "tcp_echo_resolve_failures_total",
         help: "Failed resolutions of the target's name.",
-        read: Read::Probe(|probe, out| out.whole(&[], probe.resolve_failures)),
+        read: Read::Probe(|probe, out| out.whole(&[], probe.seen.resolve_failures)),
         ..PROBE_COUNTER
     },
     probe_gauge("tcp_echo_connected", "1 while connected, else 0.", |c| c.connected),
     Family {
         name: "tcp_echo_up",
         help: "1 if the newest finished probe was received, else 0.",
-        read: Read::Probe(|probe, out| out.whole(&[], u64::from(probe.up))),
+        read: Read::Probe(|probe, out| out.whole(&[], u64::from(probe.seen.up))),
         ..PROBE_GAUGE
     },
     Family {
         name: "tcp_echo_last_rtt_seconds",
         unit: Some("seconds"),
         help: "Round trip of the last reply by its best clock; absent before the first.",
-        read: Read::Probe(|probe, out| out.maybe(probe.last_rtt_ns().map(seconds))),
+        read: Read::Probe(|probe, out| out.maybe(probe.seen.last_rtt_ns().map(seconds))),
         ..PROBE_GAUGE
     },
     Family {
         name: "tcp_echo_loss_percent",
         unit: Some("percent"),
         help: "Lost among the last finished probes (sliding window); absent before the first.",
-        read: Read::Probe(|probe, out| out.maybe(probe.loss_percent())),
+        read: Read::Probe(|probe, out| out.maybe(probe.seen.loss_percent())),
         ..PROBE_GAUGE
     },
     Family {
@@ -122,7 +129,7 @@ static FAMILIES: &[Family] = &[
         unit: Some("seconds"),
         help: "How long the next probe waits for its reply.",
         read: Read::Probe(|probe, out| {
-            let timeout_ns = Some(probe.counters.timeout_ns).filter(|ns| *ns > 0);
+            let timeout_ns = Some(probe.seen.counters.timeout_ns).filter(|ns| *ns > 0);
             out.maybe(timeout_ns.map(seconds))
         }),
         ..PROBE_GAUGE
@@ -139,8 +146,8 @@ static FAMILIES: &[Family] = &[
         help: "Round trip by the best clock that the probe had stamps of.",
         labels: &["target", "address", "clock"],
         read: Read::Probe(|probe, out| {
-            let mut clocks = probe.rtt.iter();
-            clocks.try_for_each(|(clock, rtt)| out.histogram(&[("clock", clock.name())], rtt))
+            let clocks = probe.rtt.iter();
+            clocks.for_each(|(clock, rtt)| out.histogram(&[("clock", clock.name())], rtt))
         }),
     },
     Family {
@@ -150,7 +157,7 @@ static FAMILIES: &[Family] = &[
         help: "From the moment the probe was due until the application had the reply.",
         labels: PROBE_LABELS,
         read: Read::Probe(|probe, out| {
-            probe.app_rtt.iter().try_for_each(|app_rtt| out.histogram(&[], app_rtt))
+            probe.app_rtt.iter().for_each(|app_rtt| out.histogram(&[], app_rtt))
         }),
     },
     Family {
@@ -160,8 +167,8 @@ static FAMILIES: &[Family] = &[
         help: "The parts of a probe's time: lag, send, network, peer and wakeup.",
         labels: &["target", "address", "stage"],
         read: Read::Probe(|probe, out| {
-            let mut stages = probe.stages.iter();
-            stages.try_for_each(|(stage, ns)| out.histogram(&[("stage", stage.name())], ns))
+            let stages = probe.stages.iter();
+            stages.for_each(|(stage, ns)| out.histogram(&[("stage", stage.name())], ns))
         }),
     },
     slo("tcp_echo_slo_probes_total", Kind::Counter, None, "Finished probes.", |slo, out| {
@@ -199,7 +206,7 @@ static FAMILIES: &[Family] = &[
         help: "Connections closed at once.",
         labels: &["listener", "reason"],
         read: Read::Echo(|echo, out| {
-            out.whole(&[("reason", "limit")], echo.counters.refused_limit)
+            out.whole(&[("reason", "limit")], echo.seen.counters.refused_limit);
         }),
         ..ECHO
     },
@@ -208,9 +215,9 @@ static FAMILIES: &[Family] = &[
         help: "Connections that did not end by the client's orderly close.",
         labels: &["listener", "reason"],
         read: Read::Echo(|echo, out| {
-            out.whole(&[("reason", "idle")], echo.counters.closed_idle)?;
-            out.whole(&[("reason", "protocol")], echo.counters.closed_protocol)?;
-            out.whole(&[("reason", "error")], echo.counters.closed_error)
+            out.whole(&[("reason", "idle")], echo.seen.counters.closed_idle);
+            out.whole(&[("reason", "protocol")], echo.seen.counters.closed_protocol);
+            out.whole(&[("reason", "error")], echo.seen.counters.closed_error);
         }),
         ..ECHO
     },
@@ -221,7 +228,7 @@ static FAMILIES: &[Family] = &[
         name: "tcp_responder_frames_total",
         help: "Frames answered; v1 and v2 are echoed as bytes, and only v3 is counted.",
         labels: &["listener", "wire"],
-        read: Read::Echo(|echo, out| out.whole(&[("wire", "v3")], echo.counters.frames_v3)),
+        read: Read::Echo(|echo, out| out.whole(&[("wire", "v3")], echo.seen.counters.frames_v3)),
         ..ECHO
     },
     echo("tcp_responder_received_bytes_total", Kind::Counter, "Bytes received.", |c| {
@@ -237,8 +244,8 @@ static FAMILIES: &[Family] = &[
         help: "v3 frames without a kernel stamp.",
         labels: &["listener", "stamp"],
         read: Read::Echo(|echo, out| {
-            out.whole(&[("stamp", "tx_sw")], echo.counters.missing_tx_sw)?;
-            out.whole(&[("stamp", "rx_sw")], echo.counters.missing_rx_sw)
+            out.whole(&[("stamp", "tx_sw")], echo.seen.counters.missing_tx_sw);
+            out.whole(&[("stamp", "rx_sw")], echo.seen.counters.missing_rx_sw);
         }),
         ..ECHO
     },
@@ -248,7 +255,7 @@ static FAMILIES: &[Family] = &[
         unit: Some("seconds"),
         help: "From the kernel's receive stamp of a v3 probe to its send stamp of the reply.",
         read: Read::Echo(|echo, out| {
-            echo.residence.iter().try_for_each(|residence| out.histogram(&[], residence))
+            echo.residence.iter().for_each(|residence| out.histogram(&[], residence))
         }),
         ..ECHO
     },
@@ -257,8 +264,8 @@ static FAMILIES: &[Family] = &[
         kind: Kind::Info,
         help: "What was built.",
         labels: &["version", "os", "arch"],
-        read: Read::Program(|snapshot, out| {
-            let build = snapshot.build;
+        read: Read::Program(|now, out| {
+            let build = now.build;
             out.info(&[("version", build.version), ("os", build.os), ("arch", build.arch)])
         }),
         ..PROGRAM
@@ -267,8 +274,8 @@ static FAMILIES: &[Family] = &[
         name: "rttscope_capability",
         help: "1 if this machine has the ability, else 0 with the reason.",
         labels: &["name", "reason"],
-        read: Read::Program(|snapshot, out| {
-            snapshot.capabilities.iter().try_for_each(|capability| {
+        read: Read::Program(|now, out| {
+            now.capabilities.iter().for_each(|capability| {
                 let labels = [("name", capability.name), ("reason", &capability.reason)];
                 out.whole(&labels, u64::from(capability.available))
             })
@@ -280,10 +287,10 @@ static FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         help: "Events and connection attempts that the eBPF programs could not tell of.",
         labels: &["what"],
-        read: Read::Program(|snapshot, out| {
-            let Some((events, attempts)) = snapshot.event_losses else { return Ok(()) };
-            out.whole(&[("what", "event")], events)?;
-            out.whole(&[("what", "attempt")], attempts)
+        read: Read::Program(|now, out| {
+            let Some((events, attempts)) = now.event_losses else { return };
+            out.whole(&[("what", "event")], events);
+            out.whole(&[("what", "attempt")], attempts);
         }),
         ..PROGRAM
     },
@@ -294,31 +301,28 @@ static FAMILIES: &[Family] = &[
         help: "How late a measuring thread woke up from timed waits.",
         labels: &["thread"],
         read: Read::Worker(|worker, out| {
-            if worker.lateness.count == 0 {
-                return Ok(());
-            }
-            out.histogram(&[], &worker.lateness)
+            worker.lateness.iter().for_each(|lateness| out.histogram(&[], lateness))
         }),
     },
     Family {
         name: "rttscope_report_samples_dropped_total",
         kind: Kind::Counter,
         help: "Samples that the JSON writer was too slow for.",
-        read: Read::Program(|snapshot, out| out.whole(&[], snapshot.report_samples_dropped)),
+        read: Read::Program(|now, out| out.whole(&[], now.report_samples_dropped)),
         ..PROGRAM
     },
     Family {
         name: "rttscope_log_lines_dropped_total",
         kind: Kind::Counter,
         help: "Log lines that standard error was too slow for, or closed to.",
-        read: Read::Program(|snapshot, out| out.whole(&[], snapshot.log_lines_dropped)),
+        read: Read::Program(|now, out| out.whole(&[], now.log_lines_dropped)),
         ..PROGRAM
     },
     Family {
         name: "rttscope_http_connections_refused_total",
         kind: Kind::Counter,
         help: "HTTP connections closed at once: the limit was reached.",
-        read: Read::Program(|snapshot, out| out.whole(&[], snapshot.http_connections_refused)),
+        read: Read::Program(|now, out| out.whole(&[], now.http_connections_refused)),
         ..PROGRAM
     },
     Family {
@@ -383,39 +387,21 @@ pub enum Kind {
     Info,
 }
 
-/// The snapshot in the OpenMetrics text format 1.0.0.
-#[must_use]
-pub fn open_metrics_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::text(snapshot, Format::OpenMetrics)
-}
-
-/// The snapshot in the Prometheus text format 0.0.4.
-#[must_use]
-pub fn prometheus_text(snapshot: Arc<Snapshot>) -> String {
-    exposition::text(snapshot, Format::Prometheus)
-}
-
 /// How a family is read: once a target, listener, thread, or program.
 #[derive(Debug)]
 enum Read {
-    Probe(fn(&ProbeSnapshot, &mut Out<'_, '_>) -> fmt::Result),
+    Probe(fn(&Probe, &mut Out<'_>)),
     ProbeCounter(fn(&ProbeCounters) -> u64),
-    Check(fn(&CheckSnapshot, &mut Out<'_, '_>) -> fmt::Result),
+    Check(fn(&Check, &mut Out<'_>)),
     CheckCounter(fn(&CheckCounters) -> u64),
     TcpInfo(&'static Member),
-    Slo(fn(&SloSnapshot, &mut Out<'_, '_>) -> fmt::Result),
-    Echo(fn(&EchoSnapshot, &mut Out<'_, '_>) -> fmt::Result),
+    Slo(fn(&SloSnapshot, &mut Out<'_>)),
+    CheckSlo(fn(&SloSnapshot, &mut Out<'_>)),
+    Echo(fn(&Echo, &mut Out<'_>)),
     EchoCounter(fn(&EchoCounters) -> u64),
-    Worker(fn(&WorkerSnapshot, &mut Out<'_, '_>) -> fmt::Result),
-    Program(fn(&Snapshot, &mut Out<'_, '_>) -> fmt::Result),
+    Worker(fn(&Worker, &mut Out<'_>)),
+    Program(fn(&Program, &mut Out<'_>)),
     Process(fn(&ProcessUsage) -> Option<Value>),
-}
-
-/// A number that is exact as an integer, or is none.
-#[derive(Clone, Copy, Debug)]
-enum Value {
-    Whole(u64),
-    Real(f64),
 }
 
 impl Family {
@@ -445,7 +431,7 @@ const fn slo(
     kind: Kind,
     unit: Option<&'static str>,
     help: &'static str,
-    read: fn(&SloSnapshot, &mut Out<'_, '_>) -> fmt::Result,
+    read: fn(&SloSnapshot, &mut Out<'_>),
 ) -> Family {
     Family { name, kind, unit, help, labels: &["target", "address", "slo"], read: Read::Slo(read) }
 }
@@ -478,8 +464,11 @@ const PROBE_COUNTER: Family = Family {
     unit: None,
     help: "",
     labels: PROBE_LABELS,
-    read: Read::Probe(|_, _| Ok(())),
+    read: Read::Probe(|_, _| ()),
 };
 const PROBE_GAUGE: Family = Family { kind: Kind::Gauge, ..PROBE_COUNTER };
 const ECHO: Family = Family { labels: ECHO_LABELS, ..PROBE_COUNTER };
 const PROGRAM: Family = Family { kind: Kind::Gauge, labels: &[], ..PROBE_COUNTER };
+
+#[cfg(test)]
+mod tests;

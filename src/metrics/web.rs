@@ -11,10 +11,11 @@ pub(super) static FAMILIES: &[Family] = &[
         help: "HTTP requests refused by the rules of the web configuration file.",
         labels: &["reason"],
         read: Read::Program(|snapshot, out| {
-            let Some(web) = &snapshot.web else { return Ok(()) };
-            Refusal::ALL.iter().zip(web.refused).try_for_each(|(refusal, requests)| {
-                out.whole(&[("reason", refusal.name())], requests)
-            })
+            let Some(web) = &snapshot.web else { return };
+            let counts = Refusal::ALL.iter().zip(web.refused);
+            counts.for_each(|(refusal, requests)| {
+                out.whole(&[("reason", refusal.name())], requests);
+            });
         }),
         ..PROGRAM
     },
@@ -23,8 +24,8 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         help: "TLS handshakes that failed or took too long.",
         read: Read::Program(|snapshot, out| {
-            let Some(web) = &snapshot.web else { return Ok(()) };
-            out.whole(&[], web.handshakes_failed)
+            let Some(web) = &snapshot.web else { return };
+            out.whole(&[], web.handshakes_failed);
         }),
         ..PROGRAM
     },
@@ -32,8 +33,8 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "rttscope_web_config_last_reload_successful",
         help: "1 if the web configuration file and its certificates are in use as they are now.",
         read: Read::Program(|snapshot, out| {
-            let Some(web) = &snapshot.web else { return Ok(()) };
-            out.whole(&[], u64::from(web.last_reload_good))
+            let Some(web) = &snapshot.web else { return };
+            out.whole(&[], u64::from(web.last_reload_good));
         }),
         ..PROGRAM
     },

@@ -60,9 +60,10 @@ pub struct Stats {
     scrapes: AtomicU64,
 }
 
-/// Everything there is to show, at one moment. Plain data.
+/// Everything there is to show, at one moment. Plain data; what there is of each target, `P` for a
+/// probed and `C` for a checked one, is the most of it by far, and a reader may want less.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
+pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     /// What was built.
     pub build: BuildInfo,
     /// What works here and what does not.
@@ -80,9 +81,9 @@ pub struct Snapshot {
     /// The guarded HTTP server; `None` without a web configuration file.
     pub web: Option<WebSnapshot>,
     /// Probed targets, in the order in which they were added.
-    pub probes: Vec<ProbeSnapshot>,
+    pub probes: Vec<P>,
     /// Targets of half-open checks, in the order in which they were added.
-    pub checks: Vec<CheckSnapshot>,
+    pub checks: Vec<C>,
     /// Listeners of the responder; the series of all workers of a listener are one here.
     pub echoes: Vec<EchoSnapshot>,
     /// Measuring threads.
@@ -264,6 +265,30 @@ impl ProbeSnapshot {
     }
 }
 
+impl<P, C> Snapshot<P, C> {
+    /// The same with something else of each target.
+    pub fn map_targets<P2, C2>(
+        self,
+        probe: impl FnMut(P) -> P2,
+        check: impl FnMut(C) -> C2,
+    ) -> Snapshot<P2, C2> {
+        Snapshot {
+            build: self.build,
+            capabilities: self.capabilities,
+            event_losses: self.event_losses,
+            process: self.process,
+            report_samples_dropped: self.report_samples_dropped,
+            log_lines_dropped: self.log_lines_dropped,
+            http_connections_refused: self.http_connections_refused,
+            web: self.web,
+            probes: self.probes.into_iter().map(probe).collect(),
+            checks: self.checks.into_iter().map(check).collect(),
+            echoes: self.echoes,
+            workers: self.workers,
+        }
+    }
+}
+
 impl Stats {
     /// Shows this target from now on.
     pub fn add_probe(&self, series: ProbeSeries) -> Arc<ProbeSeries> {
@@ -383,9 +408,16 @@ impl Stats {
         self.scrapes.load(Ordering::Relaxed)
     }
 
-    /// Everything now. The lock is held only while the list of series is copied.
+    /// Everything now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        self.with_series().map_targets(|probe| probe.snapshot(), |check| check.snapshot())
+    }
+
+    /// Everything now but the targets: of these their series, for a reader that takes one after the
+    /// other. The lock is held only while the list of series is copied.
+    #[must_use]
+    pub fn with_series(&self) -> Snapshot<Arc<ProbeSeries>, Arc<CheckSeries>> {
         let registered = self.lock().clone();
         let Registered { probes, checks, echoes, workers, capabilities, event_losses, web } =
             registered;
@@ -409,8 +441,8 @@ impl Stats {
             log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             web: web.map(|series| series.snapshot()),
-            probes: probes.iter().map(|series| series.snapshot()).collect(),
-            checks: checks.iter().map(|series| series.snapshot()).collect(),
+            probes,
+            checks,
             echoes: listeners,
             workers: workers.iter().map(|series| series.snapshot()).collect(),
         }

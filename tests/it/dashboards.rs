@@ -13,10 +13,6 @@ use crate::run::{PATIENCE, Run};
 use crate::site::{Place, report_skip};
 use crate::turn::{self, Turn};
 
-/// Whether rttscope exposes native histograms to whoever asks for them. While it does not, queries
-/// for them are only held to their syntax.
-const NATIVE_IS_EXPOSED: bool = false;
-
 /// Queries, or panels by their titles, that need not return data here, and why. They must be good
 /// PromQL all the same.
 const WITHOUT_DATA: [(&str, &str); 3] = [
@@ -106,7 +102,6 @@ fn check_queries(test: &str, mut waiting: Vec<Asked>, native: bool) {
             assert!(good, "{place}: {query}\n{answer:#}");
             let mut excuses = WITHOUT_DATA.iter();
             let excused = excuses.any(|(word, _)| query.contains(word) || place.contains(word));
-            let excused = excused || (!NATIVE_IS_EXPOSED && place == NATIVE);
             !excused && !has_data(&answer)
         });
         if waiting.is_empty() {
@@ -213,13 +208,12 @@ fn native_queries() -> Vec<Asked> {
         let (first, _) = query.split_once("\nor\n")?;
         // A choice inside a function is cut out of it.
         let first = first.strip_prefix("topk(1, ").unwrap_or(first).to_owned();
-        Some(Asked { place: NATIVE.to_owned(), query: first })
+        Some(Asked { place: "native histograms".to_owned(), query: first })
     };
     panel_queries().into_iter().filter_map(native).collect()
 }
 
 /// The place of native queries.
-const NATIVE: &str = "native histograms";
 
 /// What recording rules record and how, and what alerts ask for: the operands, because an alert
 /// itself is silent while all is well.

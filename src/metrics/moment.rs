@@ -1,0 +1,136 @@
+//! What one scrape shows: everything at one moment, as small as it can be kept. A format groups by
+//! family and a client takes its time, so every target's numbers have to stay as they were; its
+//! histograms, most of it by far, are packed.
+
+use std::mem::take;
+
+use super::packed::{Packed, Packer};
+use super::writer::Writer;
+use crate::sample::{CheckClock, Clock, Stage};
+use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
+
+/// Everything there is to show.
+pub(super) struct Moment {
+    /// The program and the targets; listeners and threads stand below.
+    pub(super) program: Program,
+    pub(super) echoes: Vec<Echo>,
+    pub(super) workers: Vec<Worker>,
+}
+
+/// What is shown as it is, and targets.
+pub(super) type Program = Snapshot<Probe, Check>;
+
+/// A probed target.
+pub(super) struct Probe {
+    pub(super) labels: Box<[u8]>,
+    /// Without names and histograms.
+    pub(super) seen: ProbeSnapshot,
+    pub(super) rtt: Box<[(Clock, Packed)]>,
+    pub(super) app_rtt: Option<Packed>,
+    pub(super) stages: Box<[(Stage, Packed)]>,
+}
+
+/// A target of half-open checks.
+pub(super) struct Check {
+    pub(super) labels: Box<[u8]>,
+    /// Without names and histograms.
+    pub(super) seen: CheckSnapshot,
+    pub(super) rtt: Box<[(CheckClock, Packed)]>,
+    pub(super) elapsed: Option<Packed>,
+    pub(super) lag: Option<Packed>,
+}
+
+/// A listener of the responder.
+pub(super) struct Echo {
+    pub(super) labels: Box<[u8]>,
+    pub(super) seen: EchoSnapshot,
+    pub(super) residence: Option<Packed>,
+}
+
+/// A measuring thread.
+pub(super) struct Worker {
+    pub(super) labels: Box<[u8]>,
+    /// `None` before it waited for anything.
+    pub(super) lateness: Option<Packed>,
+}
+
+impl Moment {
+    /// Looks at one target after the other, so that no more than one of them is there in full.
+    pub(super) fn new<P, C>(
+        mut everything: Snapshot<P, C>,
+        writer: &dyn Writer,
+        look_at_probe: impl Fn(P) -> ProbeSnapshot,
+        look_at_check: impl Fn(C) -> CheckSnapshot,
+    ) -> Self {
+        let mut packer = Packer::default();
+        let mut check_packer = Packer::default();
+        let echoes = take(&mut everything.echoes).into_iter();
+        let workers = take(&mut everything.workers).into_iter();
+        Self {
+            echoes: echoes.map(|echo| Echo::new(echo, writer, &mut packer)).collect(),
+            workers: workers.map(|worker| Worker::new(&worker, writer, &mut packer)).collect(),
+            program: everything.map_targets(
+                |probe| Probe::new(look_at_probe(probe), writer, &mut packer),
+                |check| Check::new(look_at_check(check), writer, &mut check_packer),
+            ),
+        }
+    }
+}
+
+impl Probe {
+    fn new(mut seen: ProbeSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+        let (target, address) = (take(&mut seen.target), take(&mut seen.address));
+        let own = take(&mut seen.labels);
+        let mut pairs = vec![("target", &*target), ("address", &*address)];
+        pairs.extend(own.iter().map(|(name, value)| (&**name, &**value)));
+        let (rtt, stages) = (take(&mut seen.rtt), take(&mut seen.stages));
+        Self {
+            labels: rendered(&pairs, writer),
+            rtt: rtt.iter().map(|(clock, rtt)| (*clock, packer.pack(rtt))).collect(),
+            app_rtt: seen.app_rtt.take().map(|app_rtt| packer.pack(&app_rtt)),
+            stages: stages.iter().map(|(stage, ns)| (*stage, packer.pack(ns))).collect(),
+            seen,
+        }
+    }
+}
+
+impl Check {
+    fn new(mut seen: CheckSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+        let (target, address) = (take(&mut seen.target), take(&mut seen.address));
+        let pairs = [("target", &*target), ("address", &address), ("method", seen.method.name())];
+        let rtt = take(&mut seen.rtt);
+        Self {
+            labels: rendered(&pairs, writer),
+            rtt: rtt.iter().map(|(clock, rtt)| (*clock, packer.pack(rtt))).collect(),
+            elapsed: seen.elapsed.take().map(|elapsed| packer.pack(&elapsed)),
+            lag: seen.lag.take().map(|lag| packer.pack(&lag)),
+            seen,
+        }
+    }
+}
+
+impl Echo {
+    fn new(mut seen: EchoSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+        Self {
+            labels: rendered(&[("listener", &seen.listener)], writer),
+            residence: seen.residence.take().map(|residence| packer.pack(&residence)),
+            seen,
+        }
+    }
+}
+
+impl Worker {
+    fn new(seen: &WorkerSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+        let lateness = Some(&seen.lateness).filter(|lateness| lateness.count > 0);
+        Self {
+            labels: rendered(&[("thread", &seen.thread)], writer),
+            lateness: lateness.map(|lateness| packer.pack(lateness)),
+        }
+    }
+}
+
+fn rendered(pairs: &[(&str, &str)], writer: &dyn Writer) -> Box<[u8]> {
+    let mut labels = Vec::new();
+    writer.labels(pairs, &mut labels);
+    labels.into()
+}
