@@ -17,6 +17,7 @@ use crate::stats::Stats;
 mod auth;
 mod exposition;
 mod guard;
+mod seats;
 mod server;
 mod tls;
 
