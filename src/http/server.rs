@@ -21,7 +21,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
@@ -115,8 +115,11 @@ pub(super) async fn serve_site(
                     let most = site.limits.connections_max;
                     if connections.len() >= most {
                         stats.count_http_connection_refused();
-                        // Somebody silent gives way; whoever still reads takes a while to leave.
-                        if connections.len() >= most + LEAVING_MAX || !seats.dismiss_one() {
+                        // Somebody silent gives way, at once unless a response is under way.
+                        let gives_way = seats.dismiss_one();
+                        yield_now().await;
+                        while connections.try_join_next().is_some() {}
+                        if !gives_way || connections.len() >= most + LEAVING_MAX {
                             continue;
                         }
                     }

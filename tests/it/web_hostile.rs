@@ -9,7 +9,7 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::catalogue::ProbeCounts;
+use crate::catalogue::{ProbeCounts, RECEIVED};
 use crate::exposition::Exposition;
 use crate::http;
 use crate::https::Client;
@@ -129,9 +129,12 @@ fn both(words: &str) -> Run {
 fn undisturbed(scrape: impl Fn() -> Exposition, harm: impl Fn()) {
     let control = both("");
     let counts = |exposition: &Exposition| ProbeCounts::reconciled(exposition, &[]);
-    control.scrape_until("a hundred replies", |exposition| counts(exposition).received >= 100);
+    let probes = |exposition: &Exposition| {
+        exposition.has(RECEIVED, &[]) && exposition.count(RECEIVED, &[]) >= 100
+    };
+    control.scrape_until("a hundred replies", probes);
     let mut before = scrape();
-    while counts(&before).received < 100 {
+    while !probes(&before) {
         before = scrape();
     }
     let mut had = (counts(&before), counts(&control.scrape()));
