@@ -53,6 +53,7 @@
 //! main → cli → { config, rules }  app → everything
 //!              app → worker → { probe, echo, check } → { event, sample, schedule, … } → time
 //!                    worker → sys → { event, sample, host } → time
+//!              app → http → config
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
 //! ```
 

@@ -160,7 +160,7 @@ fn web_section(listen: &[String], flags: &WebFlags) -> Result<WebSection, UsageE
             true => WebListen::Systemd,
             false => WebListen::Addresses(addresses),
         },
-        config_file: flags.config_file.clone().filter(|file| !file.as_os_str().is_empty()),
+        config_file: flags.config_file.clone(),
     })
 }
 

@@ -110,6 +110,35 @@ fn serve_command_lines() {
 }
 
 #[test]
+fn web_command_lines() {
+    let file = Some(std::path::PathBuf::from("web.yml"));
+    let serve = |web| Config { serve: Some(listener("[::]:4000")), web: Some(web), ..nothing() };
+    let two = web("[::1]:9 127.0.0.1:8").unwrap();
+    check("serve --web.listen-address=[::1]:9 --web.listen-address=127.0.0.1:8", serve(two));
+    // As exporter-toolkit: systemd's sockets stand for addresses.
+    check(
+        "serve --web.systemd-socket --web.config.file=web.yml",
+        serve(WebSection { listen: WebListen::Systemd, config_file: file }),
+    );
+    check(
+        "probe db:4000 --web.systemd-socket",
+        Config {
+            probe: Some(prober(&["db:4000"])),
+            web: Some(WebSection { listen: WebListen::Systemd, config_file: None }),
+            ..nothing()
+        },
+    );
+    check_refused(
+        "probe db:4000 --web.config.file web.yml",
+        "--web.config.file web.yml: nothing is served; add --web.listen-address :2112",
+    );
+    check_refused(
+        &format!("serve{}", " --web.listen-address=:1".repeat(65)),
+        "--web.listen-address: given 65 times; write at most 64",
+    );
+}
+
+#[test]
 fn probe_command_lines() {
     let probe = |section| Config { probe: Some(section), ..nothing() };
     check("probe db:4000", probe(prober(&["db:4000"])));

@@ -18,6 +18,7 @@ mod auth;
 mod exposition;
 mod guard;
 mod negotiation;
+mod seats;
 mod server;
 mod tls;
 

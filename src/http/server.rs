@@ -6,7 +6,6 @@ use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,19 +21,21 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::guard::Guard;
+use super::seats::{Seat, Seats};
 use super::{HttpState, router};
 use crate::stats::Stats;
 
 /// What a client may take from us.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections beyond this many, of all listeners, are closed at once and counted.
+    /// Beyond this many connections, of all listeners, a new one takes the place of the one that
+    /// has been silent for longest, or is closed at once; either is counted.
     pub(super) connections_max: usize,
     /// How long a new connection may take for its handshake and its first whole header.
     /// Connections that ask for nothing must not lock a scraper out for long.
@@ -102,6 +103,7 @@ pub(super) async fn serve_site(
 ) {
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
+    let mut seats = Seats::default();
     let mut shutdown = pin!(shutdown);
     let mut turn = 0;
     loop {
@@ -109,10 +111,21 @@ pub(super) async fn serve_site(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listeners, &mut turn) => match accepted {
-                Ok(stream) if connections.len() < site.limits.connections_max => {
-                    connections.spawn(site.clone().attend(stream, closing.subscribe()));
+                Ok(stream) => {
+                    let most = site.limits.connections_max;
+                    if connections.len() >= most {
+                        stats.count_http_connection_refused();
+                        // Somebody silent gives way, at once unless a response is under way.
+                        let gives_way = seats.dismiss_one();
+                        yield_now().await;
+                        while connections.try_join_next().is_some() {}
+                        if !gives_way || connections.len() >= most + LEAVING_MAX {
+                            continue;
+                        }
+                    }
+                    let seat = seats.take();
+                    connections.spawn(site.clone().attend(stream, seat, closing.subscribe()));
                 }
-                Ok(_) => stats.count_http_connection_refused(),
                 // The client gave up before we came to it.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -146,32 +159,24 @@ async fn accept(listeners: &[TcpListener], turn: &mut usize) -> io::Result<TcpSt
     .await
 }
 
-/// What is known of a connection's requests.
-#[derive(Debug, Default)]
-struct Conversation {
-    /// Something was asked for.
-    asked: AtomicBool,
-    /// The newest response is a stream of events.
-    streams: AtomicBool,
-}
-
 impl Site {
     /// Speaks with one client, by TLS if the guard says so.
-    async fn attend(self, stream: TcpStream, mut closing: watch::Receiver<bool>) {
+    async fn attend(self, stream: TcpStream, seat: Arc<Seat>, mut closing: watch::Receiver<bool>) {
         // Without the option only latency is lost.
         let _ = stream.set_nodelay(true);
         let patience = pin!(sleep(self.limits.first_request_max));
         let Some(tls) = self.guard.tls() else {
-            return self.converse(stream, closing, patience).await;
+            return self.converse(stream, seat, closing, patience).await;
         };
         let mut patience = patience;
         let handshake = tokio::select! {
             stream = shake_hands(tls, stream) => stream,
             _ = closing.wait_for(|closing| *closing) => return,
+            () = seat.dismissed() => return,
             () = patience.as_mut() => None,
         };
         match handshake {
-            Some(stream) => self.converse(stream, closing, patience).await,
+            Some(stream) => self.converse(stream, seat, closing, patience).await,
             None => self.guard.count_handshake_failed(),
         }
     }
@@ -182,15 +187,14 @@ impl Site {
     async fn converse(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
+        seat: Arc<Seat>,
         mut closing: watch::Receiver<bool>,
         patience: Pin<&mut Sleep>,
     ) {
         let limits = self.limits;
-        let conversation = Arc::new(Conversation::default());
-        let known = Arc::clone(&conversation);
+        let asking = Arc::clone(&seat);
         let service = service_fn(move |request: Request<Incoming>| {
-            conversation.asked.store(true, Ordering::Relaxed);
-            self.clone().respond(request, Arc::clone(&conversation))
+            self.clone().respond(request, Arc::clone(&asking))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -202,11 +206,12 @@ impl Site {
             // An error here is the client's doing and concerns nobody else.
             _ = connection.as_mut() => return,
             _ = closing.wait_for(|closing| *closing) => {}
-            () = silent(patience, &known.asked) => return,
+            () = silent(patience, &seat) => return,
+            () = seat.dismissed() => if !seat.asked() { return },
             () = sleep(limits.age_max) => {}
         }
         connection.as_mut().graceful_shutdown();
-        while known.streams.load(Ordering::Relaxed) {
+        while seat.streams() {
             tokio::select! {
                 _ = connection.as_mut() => return,
                 _ = closing.wait_for(|closing| *closing) => return,
@@ -219,8 +224,9 @@ impl Site {
     async fn respond(
         mut self,
         request: Request<Incoming>,
-        conversation: Arc<Conversation>,
+        seat: Arc<Seat>,
     ) -> Result<Response, Infallible> {
+        seat.begin();
         let headers = request.headers().clone();
         let respond = async {
             let Ok(response) = self.routes.call(request).await;
@@ -229,7 +235,7 @@ impl Site {
         let response = self.guard.answer(&headers, respond).await;
         let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
         let streams = kind.is_some_and(|kind| kind.starts_with(EVENT_STREAM));
-        conversation.streams.store(streams, Ordering::Relaxed);
+        seat.end(streams);
         Ok(response)
     }
 }
@@ -257,15 +263,17 @@ async fn shake_hands(
 }
 
 /// Completes if nothing was asked for until `patience` ended.
-async fn silent(patience: Pin<&mut Sleep>, asked: &AtomicBool) {
+async fn silent(patience: Pin<&mut Sleep>, seat: &Seat) {
     patience.await;
-    if asked.load(Ordering::Relaxed) {
+    if seat.asked() {
         std::future::pending::<()>().await;
     }
 }
 
 /// Between two accepts while they fail: descriptors do not come back within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that were told to leave and still read their response.
+const LEAVING_MAX: usize = 64;
 /// Reads of a plain request that is not looked at.
 const PLAIN_READS_MAX: usize = 4;
 /// The content type of server-sent events.

@@ -174,25 +174,41 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_shutdown() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_closed_and_counted() {
+async fn beyond_the_limit_the_longest_silent_gives_way_and_is_counted() {
     let server = start(Limits { connections_max: 2, ..Limits::default() }, 0).await;
-    // One limit for all listeners.
-    let kept = [idle(&server).await, TcpStream::connect(server.second_address).await.unwrap()];
-    let mut refused = server.connect().await;
-    let ended = timeout(SOON, refused.read_to_end(&mut Vec::new())).await;
-    assert!(ended.is_ok(), "the third connection is open");
+    // One limit for all listeners. The first has asked; the second has not, for longer.
+    let mut silent = TcpStream::connect(server.second_address).await.unwrap();
+    let mut asked = idle(&server).await;
+    let mut newest = idle(&server).await;
+    let ended = timeout(SOON, silent.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "who asked for nothing stays");
     assert_eq!(server.stats.snapshot().http_connections_refused, 1);
-    // A place that becomes free is given away again.
-    drop(kept);
-    let mut answered = false;
-    while !answered {
-        let mut client = server.connect().await;
-        // A refused connection may fail while we write.
-        let _ = client.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
-        let mut response = Vec::new();
-        let _ = timeout(SOON, client.read_to_end(&mut response)).await.unwrap();
-        answered = response.starts_with(b"HTTP/1.0 200");
-    }
+    // Then whoever asked longer ago.
+    let _one_more = idle(&server).await;
+    let ended = timeout(SOON, asked.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "who asked long ago stays");
+    assert_eq!(server.stats.snapshot().http_connections_refused, 2);
+    let request = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    newest.write_all(request).await.unwrap();
+    let mut rest = String::new();
+    timeout(SOON, newest.read_to_string(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_answered_keeps_the_place() {
+    // 2,000 targets make a body far larger than the socket buffers of an unread connection.
+    let server = start(Limits { connections_max: 1, ..Limits::default() }, 2_000).await;
+    let mut reading = server.connect().await;
+    reading.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    timeout(SOON, reading.read_exact(&mut first)).await.unwrap().unwrap();
+    let newcomer = idle(&server).await;
+    let mut rest = Vec::new();
+    timeout(SOON, reading.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.ends_with(b"\n"), "the response was cut");
+    drop(newcomer);
     server.stop().await;
 }
 

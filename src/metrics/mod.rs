@@ -321,7 +321,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "rttscope_http_connections_refused_total",
         kind: Kind::Counter,
-        help: "HTTP connections closed at once: the limit was reached.",
+        help: "HTTP connections closed because there were too many.",
         read: Read::Program(|now, out| out.whole(&[], now.http_connections_refused)),
         ..PROGRAM
     },

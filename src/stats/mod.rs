@@ -76,7 +76,7 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub report_samples_dropped: u64,
     /// Log lines that standard error was too slow for, or closed to.
     pub log_lines_dropped: u64,
-    /// HTTP connections closed at once: the limit was reached.
+    /// HTTP connections closed because there were too many.
     pub http_connections_refused: u64,
     /// The guarded HTTP server; `None` without a web configuration file.
     pub web: Option<WebSnapshot>,
@@ -369,7 +369,7 @@ impl Stats {
         self.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an HTTP connection that was closed at once.
+    /// Counts an HTTP connection that was closed because there were too many.
     pub fn count_http_connection_refused(&self) {
         self.http_connections_refused.fetch_add(1, Ordering::Relaxed);
     }

@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 67] = [
+const BAD: [(&str, &str); 69] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -75,6 +75,8 @@ const BAD: [(&str, &str); 67] = [
     ("serve --listen=4000", ":4000"),
     ("serve --listen=nonsense:port", "listen"),
     ("serve --max-connections=0", "max-connections"),
+    ("probe h:1 --web.config.file=web.yml", "--web.listen-address"),
+    ("both --web.config.file=/nonexistent/web.yml", "cannot be read"),
     ("-mode=sideways", "both"),
     ("-mode=client -target=:4000 -interval=soon", "interval"),
 ];

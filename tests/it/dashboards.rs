@@ -213,8 +213,6 @@ fn native_queries() -> Vec<Asked> {
     panel_queries().into_iter().filter_map(native).collect()
 }
 
-/// The place of native queries.
-
 /// What recording rules record and how, and what alerts ask for: the operands, because an alert
 /// itself is silent while all is well.
 fn rule_queries() -> Vec<Asked> {

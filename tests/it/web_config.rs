@@ -214,6 +214,7 @@ fn a_renewed_certificate_is_used_at_once_and_a_bad_file_never() {
     }
     std::fs::remove_file(files.path("web.yml")).unwrap();
     assert_eq!(client.status(address, "/", ""), 401);
+    serve.wait_for_stderr("cannot be read");
     let kept: Vec<String> = serve.stderr();
     let kept = kept.iter().filter(|line| line.contains("last good web configuration")).count();
     // Once for each state of the files, not for each request. A file is truncated first, which
