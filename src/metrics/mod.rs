@@ -1,7 +1,7 @@
 //! The catalogue of metric families, and their exposition: series in, a body in one of three
 //! [`Format`]s out, part by part. Each family is one entry of [`families`], which says its name,
 //! unit, help and labels and how to read it; so nothing can be shown that is not catalogued, and
-//! the other way round. A format is one implementation of [`writer::Writer`] over that catalogue.
+//! the other way round. A format is one small writer over that catalogue.
 //!
 //! Counters and gauges of a target are there from its first scrape on. A histogram appears with
 //! its first duration, and `tcp_echo_rtt_seconds` only with the clocks that were in use: absent

@@ -40,7 +40,10 @@ impl Writer for Protobuf {
             append_text(into, FAMILY_UNIT, unit);
         }
         let bytes = into.len() - begins + metrics_bytes;
-        put_before(into, begins, |into| append(into, length(bytes)));
+        let ends = into.len();
+        append(into, length(bytes));
+        let bytes = into.len() - ends;
+        into[begins..].rotate_right(bytes);
     }
 
     fn number(&self, family: &Family, labels: &[u8], value: Value, into: &mut Vec<u8>) {
@@ -96,9 +99,10 @@ fn append_native(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
             append_number(span, SPAN_LENGTH, buckets);
         });
     };
+    let native = histogram.native();
     // (0, 0) stands for a histogram without any: else it would be taken for a classic one.
     let (mut run_offset, mut run_buckets) = (0, 0);
-    for (offset, _) in histogram.native() {
+    for (offset, _) in native.clone() {
         if offset != 0 || run_buckets == 0 {
             if run_buckets > 0 {
                 span(run_offset, run_buckets);
@@ -113,30 +117,27 @@ fn append_native(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
     }
     append_message(into, POSITIVE_DELTA, |deltas| {
         let mut last = 0_u64;
-        for (_, count) in histogram.native() {
+        for (_, count) in native {
             append(deltas, zigzag(count.wrapping_sub(last).cast_signed()));
             last = count;
         }
     });
 }
 
-/// A message, a text or packed numbers: their length goes before them.
+/// A message, or packed numbers: their length goes before them.
 fn append_message(into: &mut Vec<u8>, field: u64, content: impl FnOnce(&mut Vec<u8>)) {
+    append(into, field << 3 | WIRE_LENGTH);
     let begins = into.len();
+    into.push(0);
     content(into);
-    let bytes = into.len() - begins;
-    put_before(into, begins, |into| {
-        append(into, field << 3 | WIRE_LENGTH);
-        append(into, length(bytes));
-    });
-}
-
-/// Appends something, and moves it before what begins there.
-fn put_before(into: &mut Vec<u8>, begins: usize, what: impl FnOnce(&mut Vec<u8>)) {
+    let bytes = into.len() - begins - 1;
     let ends = into.len();
-    what(into);
-    let bytes = into.len() - ends;
-    into[begins..].rotate_right(bytes);
+    append(into, length(bytes));
+    // Nearly every length is one byte, for which there is room; a longer one makes itself room.
+    into[begins] = into[ends];
+    into.remove(ends);
+    let others = into.len() - ends;
+    into[begins + 1..].rotate_right(others);
 }
 
 fn append_text(into: &mut Vec<u8>, field: u64, text: &str) {
