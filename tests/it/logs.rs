@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use crate::run::{PATIENCE, Run};
 use crate::servers;
 use crate::site::{Place, Site};
 
@@ -50,30 +52,44 @@ fn a_target_that_flaps_does_not_flood_the_log(site: &Site) {
     drop(held);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&address.into()).unwrap();
-    let flapping = thread::spawn(move || {
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(3) {
-            socket.listen(128).unwrap();
-            thread::sleep(Duration::from_millis(20));
-            // Ends listening and keeps the port (net/ipv4/af_inet.c, inet_shutdown).
-            socket.shutdown(Shutdown::Read).unwrap();
-            thread::sleep(Duration::from_millis(20));
-        }
-    });
     let words = format!(
-        "{address} --check --method=dial --interval=5ms --timeout=100ms --duration=2500ms --json \
-         --log.format=json"
+        "{address} --check --method=dial --interval=5ms --timeout=100ms --json --log.format=json"
     );
-    let ending = site.probe(&words).wait();
-    flapping.join().unwrap();
+    let started = Instant::now();
+    let mut probe = site.probe(&words);
+    for _ in 0..FLAPS {
+        socket.listen(128).unwrap();
+        wait_for_outcome(&probe, "open");
+        // Ends listening and keeps the port (net/ipv4/af_inet.c, inet_shutdown).
+        socket.shutdown(Shutdown::Read).unwrap();
+        wait_for_outcome(&probe, "refused");
+    }
+    let turns = usize::try_from(started.elapsed().as_secs() / 10 + 1).unwrap();
+    probe.signal(Signal::INT);
+    let ending = probe.wait();
     let lines: Vec<Value> =
         ending.stderr.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let checked: Vec<&Value> = lines.iter().filter(|line| line["message"] == "checked").collect();
-    let stands_for = |line: &&Value| 1 + line["more_like_this"].as_u64().unwrap_or(0);
-    let changes: u64 = checked.iter().map(stands_for).sum();
-    assert!(changes > 20, "it has flapped: {lines:#?}");
-    // Open and not open are two lines of the source, with five at once each and one at the end;
-    // a slow machine may take long enough for another one.
-    assert!(checked.len() <= 14, "{changes} changes, {} lines: {checked:#?}", checked.len());
-    assert!(checked.iter().any(|line| line["more_like_this"].is_u64()), "{checked:#?}");
+    for outcome in ["open", "refused"] {
+        let told: Vec<&Value> = lines.iter().filter(|line| line["outcome"] == outcome).collect();
+        let stands_for = |line: &&Value| 1 + line["more_like_this"].as_u64().unwrap_or(0);
+        let changes: u64 = told.iter().map(stands_for).sum();
+        assert!(changes >= FLAPS, "{outcome}: every change is told or counted: {lines:#?}");
+        // Five at once, one in ten seconds, and one at the end.
+        assert!(told.len() <= 5 + turns + 1, "{outcome}: {changes} changes: {told:#?}");
+        assert!(told.iter().any(|line| line["more_like_this"].is_u64()), "{told:#?}");
+    }
 }
+
+/// Waits for a check with this outcome that is not on standard output yet.
+fn wait_for_outcome(probe: &Run, outcome: &str) {
+    let part = format!("\"outcome\":\"{outcome}\"");
+    let seen = probe.stdout().len();
+    let started = Instant::now();
+    while !probe.stdout()[seen..].iter().any(|line| line.contains(&part)) {
+        assert!(started.elapsed() < PATIENCE, "never {outcome}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How often the target comes and goes.
+const FLAPS: u64 = 30;
