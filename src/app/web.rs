@@ -17,7 +17,8 @@ use super::{reachable, step_back};
 use crate::config::WebSection;
 use crate::http::{self, HttpState};
 use crate::stats::Stats;
-use crate::sys::{self, socket};
+use crate::sys::{self, clock, socket};
+use crate::time::Wall;
 
 /// The running server.
 pub(super) struct Web {
@@ -37,7 +38,8 @@ impl Web {
         listener.set_nonblocking(true).with_context(flag)?;
         let address = listener.local_addr()?.as_socket().context("a TCP address")?;
         tracing::info!(%address, "http listening");
-        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
+        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall);
+        let turning = http::turn_heat_maps(Arc::clone(stats));
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();
         let (opened, opening) = sync_channel(1);
@@ -50,6 +52,7 @@ impl Web {
             match open(listener) {
                 Ok((runtime, listener)) => {
                     let _ = opened.send(Ok(()));
+                    runtime.spawn(turning);
                     runtime.block_on(http::serve(listener, state, told));
                     runtime.shutdown_background();
                 }
@@ -70,6 +73,10 @@ impl Web {
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, self.stopped).await;
     }
+}
+
+fn wall() -> Wall {
+    clock::now().wall
 }
 
 /// The runtime, and the listener inside it.

@@ -72,6 +72,7 @@ pub(super) async fn serve_within(
     shutdown: impl Future<Output = ()>,
 ) {
     let stats = Arc::clone(&state.stats);
+    let events = Arc::clone(&state.events);
     let routes = router(state);
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
@@ -95,6 +96,7 @@ pub(super) async fn serve_within(
         }
     }
     drop(listener);
+    events.close();
     closing.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(SHUTDOWN_GRACE, drained).await.is_err() {

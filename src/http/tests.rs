@@ -40,7 +40,7 @@ async fn start(limits: Limits, targets: usize) -> Server {
     }
     let ready = Arc::new(AtomicBool::new(false));
     let usage = || ProcessUsage { open_fds: Some(77), ..ProcessUsage::default() };
-    let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage);
+    let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage, Wall::default);
     let (shutdown, told) = oneshot::channel();
     let serving = tokio::spawn(async move {
         serve_within(limits, listener, state, async { told.await.unwrap() }).await;

@@ -18,7 +18,7 @@ const ARROWS: [(&str, Names); 21] = [
     ("cli", Names::Only(&["config", "log", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
     ("log", Names::Only(&["config"])),
-    ("http", Names::Only(&["host", "metrics", "report", "stats"])),
+    ("http", Names::Only(&["histogram", "host", "metrics", "report", "sample", "stats", "time"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
     ("report", Names::Only(&["event", "histogram", "sample", "stats", "tcp_info", "time"])),
     ("stats", Names::Only(&["event", "histogram", "host", "loss", "sample", "tcp_info", "time"])),
