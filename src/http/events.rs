@@ -263,3 +263,38 @@ const MESSAGES_OF_A_STREAM: u32 = 500;
 const PERIOD: Duration = Duration::from_secs(1);
 /// After how long a client comes back.
 const RETRY_MS: u32 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::host::ProcessUsage;
+    use crate::time::Wall;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_misses_messages_and_then_loses_its_place() {
+        let ready = Arc::new(AtomicBool::new(true));
+        let state = HttpState::new(Arc::default(), ready, ProcessUsage::default, Wall::default);
+        let listeners = Arc::clone(&state.events);
+        let (sender, mut receiver) = mpsc::channel(MESSAGES_MAX);
+        let seat = listeners.seat().unwrap();
+        let topic = Topic::List(Question::default(), Vec::new());
+        let telling = tokio::spawn(tell(state, topic, seat, sender));
+        tokio::time::sleep(Duration::from_millis(9_500)).await;
+        let usage = listeners.usage();
+        assert_eq!((usage.clients, usage.missed), (1, 8), "two of ten messages wait");
+        assert!(receiver.recv().await.is_some());
+        tokio::time::sleep(PERIOD).await;
+        receiver.recv().await.unwrap();
+        let late = receiver.recv().await.unwrap();
+        assert!(String::from_utf8_lossy(&late).contains("\"missed\":8"), "{late:?}");
+        // From now on nobody reads.
+        tokio::time::timeout(Duration::from_secs(60), telling).await.unwrap().unwrap();
+        let usage = listeners.usage();
+        assert_eq!((usage.clients, usage.missed), (0, 8 + u64::from(STALLED_MAX)));
+        assert_eq!(receiver.len(), MESSAGES_MAX, "what waits is bounded");
+    }
+}

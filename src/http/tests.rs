@@ -90,7 +90,15 @@ async fn each_route_answers() {
             assert!(response.contains(part), "{path}: no {part} in {response}");
         }
     };
-    check("/", "", "200", &["text/html", "href=\"/metrics\"", env!("CARGO_PKG_VERSION")]).await;
+    let page = ["text/html", "content-security-policy: default-src 'self'", "href=\"metrics\""];
+    check("/", "", "200", &page).await;
+    check("/assets/page.css", "", "200", &["text/css", "nosniff", "--accent"]).await;
+    check("/assets/page.js", "", "200", &["text/javascript", "EventSource"]).await;
+    check("/assets/charts.js", "", "200", &["text/javascript", "drawHeat"]).await;
+    check("/assets/icon.svg", "", "200", &["image/svg+xml", "<svg"]).await;
+    check("/assets/../../Cargo.toml", "", "404", &[]).await;
+    check("/api/v1/targets", "", "200", &["application/json", "\"target\":\"target-0\""]).await;
+    check("/api/v1/status", "", "200", &["\"ready\":false", "\"open_fds\":77"]).await;
     check("/-/healthy", "", "200", &["healthy"]).await;
     check("/-/ready", "", "503", &["starting"]).await;
     server.ready.store(true, Ordering::Release);
@@ -207,4 +215,54 @@ async fn an_oversized_header_is_refused() {
     let _ = timeout(SOON, client.read_to_end(&mut response)).await.unwrap();
     assert!(!response.starts_with(b"HTTP/1.1 200"));
     server.stop().await;
+}
+
+/// The page brings nothing from elsewhere, and holds nothing that its own policy forbids.
+#[test]
+fn the_page_is_self_contained() {
+    let html = include_str!("assets/page.html");
+    let files = [
+        html,
+        include_str!("assets/page.css"),
+        include_str!("assets/page.js"),
+        include_str!("assets/charts.js"),
+    ];
+    for file in files {
+        assert!(!file.contains("https://") && !file.contains("http://"), "an address elsewhere");
+        assert!(!file.contains("innerHTML") && !file.contains("eval("), "text that may be run");
+    }
+    assert!(!html.contains("<style") && !html.contains(" style="));
+    let mut words = html.split_whitespace();
+    assert!(!words.any(|word| word.starts_with("on") && word.contains('=')), "a handler");
+    assert!(
+        html.matches("<script").count() == html.matches("<script type=\"module\" src=").count()
+    );
+}
+
+#[tokio::test]
+async fn listeners_to_events_are_limited_and_end_with_the_server() {
+    let server = start(Limits::default(), 3).await;
+    let mut clients = Vec::new();
+    for _ in 0..32 {
+        let mut client = server.connect().await;
+        client.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut first = [0; 15];
+        timeout(SOON, client.read_exact(&mut first)).await.unwrap().unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        clients.push(client);
+    }
+    let refused = server.response("/api/v1/events", "").await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    let status = server.response("/api/v1/status", "").await;
+    let usage = "\"events\":{\"clients\":32,\"clients_max\":32,\"refused\":1,\"missed\":0}";
+    assert!(status.contains(usage), "{status}");
+    server.stop().await;
+    for mut client in clients {
+        let mut rest = Vec::new();
+        timeout(SOON, client.read_to_end(&mut rest)).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&rest);
+        assert!(text.contains("event: targets\n") && text.contains("target-2"), "{text}");
+        // The last chunk, so not torn off.
+        assert!(text.ends_with("0\r\n\r\n"), "{text}");
+    }
 }

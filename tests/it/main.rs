@@ -25,6 +25,10 @@ mod btf;
 mod run;
 /// A GET over a plain socket.
 mod http;
+/// Server-sent events over a plain socket.
+mod event_stream;
+/// A real browser, driven by WebDriver.
+mod browser;
 /// OpenMetrics text into numbers that can be summed.
 mod exposition;
 /// `probe --json` lines into values.
@@ -90,6 +94,10 @@ mod raw_syn;
 mod privileges;
 /// SYNs timed in the kernel, on real interfaces.
 mod syn_timer;
+/// The JSON API is as it describes itself, and tells what is measured.
+mod api;
+/// The status page in a real browser.
+mod page;
 /// The real Prometheus.
 mod prometheus;
 /// Command lines of tcp_ping_prometheus.

@@ -114,9 +114,12 @@ export function drawSpark(canvas, rtts) {
   const known = rtts.filter((ns) => ns !== null);
   const colour = colours();
   const x = (at) => 2 + (width - 5) * (rtts.length < 2 ? 1 : at / (rtts.length - 1));
-  const top = Math.max(...known);
-  const low = Math.min(...known);
-  const y = (ns) => 3 + (height - 9) * (top === low ? 0.5 : (top - ns) / (top - low));
+  const sorted = [...known].sort((a, b) => a - b);
+  // One slow probe must not flatten the rest: the line is cut off at the top.
+  const median = sorted[Math.floor(sorted.length / 2)];
+  const top = Math.min(sorted[sorted.length - 1], 3 * median);
+  const low = sorted[0];
+  const y = (ns) => 3 + (height - 9) * (top === low ? 0.5 : Math.max(0, (top - ns) / (top - low)));
   context.lineWidth = 1.5;
   context.lineJoin = "round";
   context.strokeStyle = colour.accent;
@@ -211,7 +214,8 @@ function heatAxes(context, colour, { left, plot, low, high, row, columnsMax, ste
   }
 }
 
-function shortTime(ns) {
+/** The same without zeros that say nothing. */
+export function shortTime(ns) {
   return time(ns).replace(/\.0+(?=\u202f)/, "").replace(/(\.\d*[1-9])0+(?=\u202f)/, "$1");
 }
 
@@ -246,8 +250,8 @@ export function drawProbes(canvas, probes, { cursor = null, places = probes.leng
   const whole = probes.map((probe) => partsOf(probe).reduce((sum, part) => sum + part.ns, 0));
   const answered = whole.filter((_, at) => probes[at].rtt_ns !== null).sort((a, b) => a - b);
   // A few slow ones must not flatten the rest: they are cut off, and marked.
-  const usual = answered.length ? answered[Math.ceil(answered.length * 0.99) - 1] : 1e5;
-  const top = Math.max(1000, usual * 1.25);
+  const usual = answered.length ? answered[Math.ceil(answered.length * 0.95) - 1] : 1e5;
+  const top = Math.max(1000, Math.min(usual * 1.7, answered[answered.length - 1] ?? 1e5));
   const y = (ns) => base - (base - 12) * Math.min(1, ns / top);
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "right";

@@ -190,7 +190,7 @@ function showStates(states) {
   const total = Object.values(states).reduce((sum, number) => sum + number, 0);
   const shown = [["", "all", total], ...Object.entries(states)
     .filter(([name, number]) => number > 0 || name === view.state || name === "up" || name === "down")
-    .map(([name, number]) => [name, STATE_WORDS[name].split(" ")[0], number])];
+    .map(([name, number]) => [name, name === "unknown" ? "waiting" : STATE_WORDS[name], number])];
   const names = shown.map(([name]) => name).join();
   if (group.dataset.names !== names) {
     group.dataset.names = names;
@@ -227,8 +227,8 @@ function makeRow(row) {
   const where = row.target === row.address ? "" : row.address;
   const labels = Object.entries(row.labels).map(([name, value]) => ` ${name}=${value}`).join("");
   const name = el("span", { class: "name" }, el("a", { href: `#/target/${row.id}` }, row.target));
-  const who = el("div", { class: "who" }, parts.state, name,
-    el("span", { class: "where small soft" }, where + labels, " ", parts.clock));
+  const who = el("div", { class: "who" }, name, el("span", { class: "where small soft" },
+    parts.state, where + labels ? el("span", {}, where + labels) : null, parts.clock));
   const rtt = el("div", { class: "rtt" }, parts.last, parts.spark, parts.quantiles);
   const cell = (label, child) => el("td", { "data-label": label }, child);
   parts.row = el("tr", {}, el("th", { scope: "row" }, who), cell("Round trip", rtt),
@@ -242,7 +242,8 @@ function fillRow(parts, row, now) {
   parts.state.dataset.state = row.state;
   write(parts.state, row.state === "unknown" ? "waiting" : STATE_WORDS[row.state]);
   parts.clock.hidden = row.clock === null;
-  write(parts.clock, row.clock === null ? "" : `${row.clock} clock`);
+  write(parts.clock, row.clock ?? "");
+  parts.clock.title = `round trips by the ${row.clock} clock`;
   write(parts.last, time(row.last_rtt_ns));
   const recent = row.recent;
   write(parts.quantiles, recent === null || recent.received === 0
@@ -316,6 +317,11 @@ function fillStages(parts, stages) {
   write(parts.most, `${most.label ?? most.name} ${share}\u202f% of ${time(sum)}`);
 }
 
+function objective(slo) {
+  const ratio = Number((100 * slo.objective_ratio).toPrecision(9));
+  return `${ratio}\u202f% ≤ ${chart.shortTime(slo.threshold_ns)}`;
+}
+
 function fillBudgets(box, slos) {
   if (slos.length === 0) {
     write(box, "–");
@@ -327,7 +333,7 @@ function fillBudgets(box, slos) {
   const names = shown.map((slo) => slo.slo).join("\n");
   if (box.dataset.names !== names) {
     box.dataset.names = names;
-    box.replaceChildren(...shown.map(() => el("div", {}, el("span"), " ",
+    box.replaceChildren(...shown.map(() => el("div", {}, el("span"),
       el("span", { class: "small soft nowrap" }),
       el("div", { class: "bar", "aria-hidden": "true" }, el("i")))));
   }
@@ -336,7 +342,7 @@ function fillBudgets(box, slos) {
     const ratio = slo.budget_left_ratio;
     write(value, ratio === null ? "–" : ratio < 0 ? "used up" : percent(ratio));
     value.className = ratio !== null && ratio < 0 ? "bad nowrap" : "nowrap";
-    write(name, `${percent(slo.objective_ratio)} ≤ ${time(slo.threshold_ns)}`);
+    write(name, objective(slo));
     box.children[at].className = ratio < 0 ? "spent" : "";
     bar.firstChild.style.width = `${100 * Math.min(1, Math.abs(ratio ?? 0))}%`;
     const bad = count(slo.total - slo.good);
@@ -570,8 +576,9 @@ function fillDetail() {
   ]);
   fillStageTable(parts.stages, recent?.stages ?? null, lifetime);
   parts.slos.replaceChildren(...target.slos.map((slo) => el("tr", {},
-    el("th", { scope: "row" }, `${percent(slo.objective_ratio)} within ${time(slo.threshold_ns)}`),
-    ...right(count(slo.total - slo.good), count(slo.total),
+    el("th", { scope: "row" }, objective(slo)),
+    ...right(count(slo.total - slo.good), count(slo.total)),
+    el("td", { class: slo.budget_left_ratio < 0 ? "right bad" : "right" },
       slo.budget_left_ratio < 0 ? "used up" : percent(slo.budget_left_ratio)))));
   if (target.slos.length === 0) parts.slos.replaceChildren(lonely("No objective is set (--slo).", 4));
   parts.failures.replaceChildren(...detail.failures.map((failure) => el("tr", {},
