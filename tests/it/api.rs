@@ -216,7 +216,7 @@ pub(crate) struct Both {
     pub(crate) responder: Run,
     pub(crate) prober: Run,
     /// Nobody listens there while this lives.
-    _held: std::net::TcpListener,
+    _held: socket2::Socket,
     _file: tempfile::NamedTempFile,
 }
 
