@@ -59,10 +59,10 @@ impl Browser {
 
     /// The size of the window's inside, and whether the user likes it dark.
     pub(crate) fn show_as(&self, width: u32, height: u32, dark: bool) {
-        self.devtools(
-            "Emulation.setDeviceMetricsOverride",
-            &json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700}),
-        );
+        let mobile = width < 700;
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
+        self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
         let scheme = if dark { "dark" } else { "light" };
         let feature = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.devtools("Emulation.setEmulatedMedia", &json!({"features": feature}));

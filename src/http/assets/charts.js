@@ -238,8 +238,17 @@ function ticks(low, high, logarithmic) {
   return found;
 }
 
+/** The upper end of the scale. Slow probes must not flatten the rest: those beyond are marked. */
+function topOf(times, scale) {
+  if (times.length === 0) return 1e5;
+  times.sort((a, b) => a - b);
+  const rank = (share) => times[Math.ceil(times.length * share) - 1];
+  const tops = { usual: Math.max(2.5 * rank(0.5), 1.4 * rank(0.75)), most: 1.1 * rank(0.95) };
+  return Math.max(1000, Math.min(tops[scale] ?? Infinity, 1.05 * rank(1)));
+}
+
 /** Every remembered probe as a bar of its stages; returns where each one is. */
-export function drawProbes(canvas, probes, { cursor = null, places = probes.length } = {}) {
+export function drawProbes(canvas, probes, { cursor, places, scale }) {
   const surface = prepare(canvas);
   if (surface === null) return null;
   const { context, width, height } = surface;
@@ -248,10 +257,7 @@ export function drawProbes(canvas, probes, { cursor = null, places = probes.leng
   const base = height - 14;
   const plot = width - left;
   const whole = probes.map((probe) => partsOf(probe).reduce((sum, part) => sum + part.ns, 0));
-  const answered = whole.filter((_, at) => probes[at].rtt_ns !== null).sort((a, b) => a - b);
-  // A few slow ones must not flatten the rest: they are cut off, and marked.
-  const usual = answered.length ? answered[Math.ceil(answered.length * 0.95) - 1] : 1e5;
-  const top = Math.max(1000, Math.min(usual * 1.7, answered[answered.length - 1] ?? 1e5));
+  const top = topOf(whole.filter((_, at) => probes[at].rtt_ns !== null), scale);
   const y = (ns) => base - (base - 12) * Math.min(1, ns / top);
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "right";

@@ -10,6 +10,7 @@ const STATE_WORDS = {
   down: "down", unresolved: "no address", connecting: "connecting",
   unknown: "waiting for the first probe", up: "up",
 };
+const LIVE_WORDS = { waiting: "connecting", live: "live", lost: "connection lost" };
 const find = (id) => document.getElementById(id);
 
 /** An element with attributes and children; a text is never anything but text. */
@@ -68,7 +69,7 @@ function showLive(live) {
   const before = find("live").dataset.live;
   if (before === live) return;
   find("live").dataset.live = live;
-  write(find("live"), live === "live" ? "live" : live === "lost" ? "connection lost" : "connecting");
+  write(find("live"), LIVE_WORDS[live]);
   find("main").classList.toggle("stale", live === "lost");
   const banner = find("banner");
   banner.hidden = live !== "lost";
@@ -92,7 +93,8 @@ const list = { rows: new Map(), nodes: new Map(), ids: [], page: null, turns: nu
 const view = { q: "", state: "", sort: "worst", offset: 0 };
 
 function question(extra) {
-  const words = new URLSearchParams({ sort: view.sort, limit: PAGE, offset: view.offset, ...extra });
+  const { sort, offset } = view;
+  const words = new URLSearchParams({ sort, limit: PAGE, offset, ...extra });
   if (view.q) words.set("q", view.q);
   if (view.state) words.set("state", view.state);
   return words;
@@ -120,7 +122,7 @@ async function openList(words) {
   find("sort").value = view.sort;
   list.turns = null;
   refreshProgram();
-  listen(`api/v1/events?${question()}`, "targets", takeList);
+  follow();
   await loadList();
 }
 
@@ -172,11 +174,15 @@ function showList(page, ids) {
     if (focused !== null && focused.isConnected) focused.focus({ preventScroll: true });
   }
   for (const id of ids) fillRow(list.nodes.get(id), list.rows.get(id), page.time_ns);
+  const { down, unresolved } = page.states;
+  document.title = down + unresolved ? `${down + unresolved} down – rttscope` : "rttscope";
   const empty = find("empty");
   empty.hidden = ids.length > 0;
   find("rows").parentElement.hidden = ids.length === 0;
   if (page.total === 0) write(empty, "No targets: this instance only answers probes.");
-  else if (ids.length === 0) write(empty, view.q ? `No target matches “${view.q}”.` : "No such target now.");
+  else if (ids.length === 0) {
+    write(empty, view.q ? `No target matches “${view.q}”.` : "No such target now.");
+  }
   const pager = find("pager");
   pager.hidden = page.matched <= PAGE && view.offset === 0;
   const last = Math.min(page.matched, view.offset + ids.length);
@@ -189,7 +195,7 @@ function showStates(states) {
   const group = find("states");
   const total = Object.values(states).reduce((sum, number) => sum + number, 0);
   const shown = [["", "all", total], ...Object.entries(states)
-    .filter(([name, number]) => number > 0 || name === view.state || name === "up" || name === "down")
+    .filter(([name, number]) => number > 0 || [view.state, "up", "down"].includes(name))
     .map(([name, number]) => [name, name === "unknown" ? "waiting" : STATE_WORDS[name], number])];
   const names = shown.map(([name]) => name).join();
   if (group.dataset.names !== names) {
@@ -250,8 +256,9 @@ function fillRow(parts, row, now) {
     ? (row.state === "up" ? "" : STATE_WORDS[row.state])
     : `p50 ${time(recent.rtt_ns_p50)} · p99 ${time(recent.rtt_ns_p99)}`);
   const rtts = recent?.rtts_ns ?? [];
+  const [least, most] = [time(recent?.rtt_ns_min), time(recent?.rtt_ns_max)];
   parts.spark.setAttribute("aria-label", recent === null ? "no round trips yet"
-    : `the newest ${rtts.length} round trips: ${time(recent.rtt_ns_min)} to ${time(recent.rtt_ns_max)}`);
+    : `the newest ${rtts.length} round trips: ${least} to ${most}`);
   chart.drawSpark(parts.spark, rtts);
   const columns = row.heatmap ?? (row.column ? [row.column] : []);
   parts.heat.setAttribute("aria-label", heatWords(columns));
@@ -270,7 +277,8 @@ function fillRow(parts, row, now) {
   } else {
     parts.failure.className = "";
     if (parts.failure.childElementCount !== 2) {
-      parts.failure.replaceChildren(el("div", { class: "nowrap" }), el("div", { class: "small soft" }));
+      parts.failure.replaceChildren(el("div", { class: "nowrap" }),
+        el("div", { class: "small soft" }));
     }
     const times = failure.count > 1 ? ` × ${count(failure.count)}` : "";
     write(parts.failure.children[0], failure.outcome.replace("_", " ") + times);
@@ -406,6 +414,7 @@ function bytes(number) {
 
 // One target
 
+const SCALES = { usual: "typical probes", most: "95\u202f% of probes", all: "all probes" };
 let shown = null;
 
 async function openDetail(id) {
@@ -416,9 +425,7 @@ async function openDetail(id) {
   shown = { id, detail: null, probes: [], cursor: null, loading: false, turns: null };
   refreshProgram();
   await loadDetail();
-  if (shown?.id === id && shown.detail !== null) {
-    listen(`api/v1/events?target=${encodeURIComponent(id)}`, "target", takeDetail);
-  }
+  if (shown?.id === id) follow();
 }
 
 async function loadDetail() {
@@ -465,9 +472,12 @@ function takeDetail(event) {
     heatmap[heatmap.length - 1] = event.target.column;
   }
   detail.probes_seen = event.probes_seen;
-  shown.probes = [...shown.probes, ...fresh].slice(-(detail.probes_max ?? 0));
-  if (shown.cursor !== null) shown.cursor -= Math.max(0, fresh.length);
-  if (shown.cursor !== null && shown.cursor < 0) shown.cursor = null;
+  const all = [...shown.probes, ...fresh];
+  const gone = Math.max(0, all.length - (detail.probes_max ?? 0));
+  shown.probes = all.slice(gone);
+  // Whoever reads a probe goes on reading it, until it is gone.
+  if (shown.cursor !== null && shown.cursor >= gone) shown.cursor -= gone;
+  else shown.cursor = null;
   fillDetail();
 }
 
@@ -482,6 +492,8 @@ function makeDetail(detail) {
     probes: el("canvas", { class: "probes", tabindex: "0", role: "img",
       "aria-describedby": "readout" }),
     probesTitle: el("span"),
+    scale: el("select", {}, ...Object.entries(SCALES).map(([value, word]) =>
+      el("option", { value }, word))),
     readout: el("output", { class: "readout soft", id: "readout" }),
     stages: el("tbody"),
     slos: el("tbody"),
@@ -508,9 +520,11 @@ function makeDetail(detail) {
     el("div", { class: "head" }, el("h1", {}, target.target), parts.state),
     parts.about, parts.tiles,
     el("div", { class: "grid" },
-      card("The last 15 minutes", soft("round trips by their length, and below the line what was lost"),
-        true, parts.heat),
-      card(`The newest ${isCheck ? "checks" : "probes"}`, parts.probesTitle, true, parts.probes,
+      card("The last 15 minutes",
+        soft("round trips by their length, and below the line what was lost"), true, parts.heat),
+      card(`The newest ${isCheck ? "checks" : "probes"}`, parts.probesTitle, true,
+        parts.probes, el("div", { class: "below" }, legend(),
+          el("label", { class: "field scale" }, el("span", {}, "Scale"), parts.scale)),
         parts.readout, parts.more),
       card("Where the time goes", soft("mean of the newest 100, and quantiles since the start"), false,
         el("div", { class: "scroll" }, table("Stages",
@@ -527,12 +541,20 @@ function makeDetail(detail) {
   window.scrollTo(0, 0);
 }
 
+function legend() {
+  return el("ul", { class: "legend", "aria-label": "Colours of the stages" },
+    ...STAGES.map((stage) => el("li", { title: stage.means },
+      el("span", { class: `swatch ${stage.name}` }), stage.label ?? stage.name)));
+}
+
 /** A probe is chosen by the mouse or by the arrow keys. */
 function steer(parts) {
+  parts.scale.addEventListener("change", drawDetail);
   const point = (cursor) => {
     const last = shown.probes.length - 1;
     shown.cursor = last < 0 || cursor === null ? null : Math.min(last, Math.max(0, cursor));
-    parts.readout.setAttribute("aria-live", document.activeElement === parts.probes ? "polite" : "off");
+    const byKeys = document.activeElement === parts.probes;
+    parts.readout.setAttribute("aria-live", byKeys ? "polite" : "off");
     drawDetail();
   };
   parts.probes.addEventListener("pointermove", (event) => {
@@ -580,7 +602,9 @@ function fillDetail() {
     ...right(count(slo.total - slo.good), count(slo.total)),
     el("td", { class: slo.budget_left_ratio < 0 ? "right bad" : "right" },
       slo.budget_left_ratio < 0 ? "used up" : percent(slo.budget_left_ratio)))));
-  if (target.slos.length === 0) parts.slos.replaceChildren(lonely("No objective is set (--slo).", 4));
+  if (target.slos.length === 0) {
+    parts.slos.replaceChildren(lonely("No objective is set (--slo).", 4));
+  }
   parts.failures.replaceChildren(...detail.failures.map((failure) => el("tr", {},
     el("th", { scope: "row" }, failure.outcome.replace("_", " "),
       el("div", { class: "small soft" }, failure.reason)),
@@ -655,13 +679,13 @@ function drawDetail() {
   parts.heat.setAttribute("aria-label", heatWords(columns));
   chart.drawHeat(parts.heat, columns, { axes: true });
   const lost = probes.filter((probe) => probe.rtt_ns === null).length;
+  const answers = lost ? `${count(lost)} without an answer` : "all answered";
   write(parts.probesTitle, probes.length === 0 ? "waiting for the first one"
-    : `${count(probes.length)} of them, ${lost ? `${count(lost)} without an answer` : "all answered"}; ` +
-      "each is a bar of its stages");
+    : `${count(probes.length)} of them, ${answers}; each is a bar of its stages`);
   parts.probes.setAttribute("aria-label", `The newest ${probes.length} probes, oldest first, ` +
     `${lost} without an answer. Arrow keys choose one.`);
   parts.places = chart.drawProbes(parts.probes, probes,
-    { cursor, places: detail.probes_max ?? probes.length });
+    { cursor, places: detail.probes_max ?? probes.length, scale: parts.scale.value });
   const probe = cursor === null ? null : probes[cursor];
   parts.readout.classList.toggle("soft", !probe);
   write(parts.readout, probe ? probeWords(probe)
@@ -673,10 +697,19 @@ function probeWords(probe) {
   if (probe.rtt_ns === null) return head + probe.outcome.replace("_", " ");
   const parts = chart.partsOf(probe).map((part) => `${part.label ?? part.name} ${time(part.ns)}`);
   const clock = probe.clock === null ? "" : ` by the ${probe.clock} clock`;
-  return `${head}round trip ${time(probe.rtt_ns)}${clock}. ${parts.join(" + ")} = ${time(probe.elapsed_ns)}`;
+  const sum = `${parts.join(" + ")} = ${time(probe.elapsed_ns)}`;
+  return `${head}round trip ${time(probe.rtt_ns)}${clock}. ${sum}`;
 }
 
 // Which of the two is shown
+
+/** Listens to what happens to whatever is shown; what was missed meanwhile is asked for then. */
+function follow() {
+  if (shown === null) listen(`api/v1/events?${question()}`, "targets", takeList);
+  else if (shown.detail !== null) {
+    listen(`api/v1/events?target=${encodeURIComponent(shown.id)}`, "target", takeDetail);
+  }
+}
 
 function route() {
   hangUp();
@@ -713,8 +746,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   find("main").focus();
 });
-find("legend").append(...STAGES.map((stage) => el("li", { title: stage.means },
-  el("span", { class: `swatch ${stage.name}` }), stage.label ?? stage.name)));
+find("legend").replaceWith(legend());
 const redraw = () => {
   chart.forgetColours();
   if (shown !== null) drawDetail();
@@ -724,6 +756,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 window.addEventListener("resize", redraw);
 window.addEventListener("hashchange", route);
 // Nobody looks at a hidden tab: it costs the server nothing.
-document.addEventListener("visibilitychange", () => (document.hidden ? hangUp() : route()));
+document.addEventListener("visibilitychange", () => (document.hidden ? hangUp() : follow()));
 setInterval(() => { if (!document.hidden) refreshProgram(); }, 15000);
 route();

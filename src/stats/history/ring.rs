@@ -258,11 +258,14 @@ mod tests {
         });
     }
 
+    fn six_times() -> impl Strategy<Value = [Option<u64>; 6]> {
+        prop::array::uniform6(prop::option::of(0..COARSE))
+    }
+
     proptest! {
         #[test]
         fn what_was_packed_is_unpacked(seq in 0_u64..1 << 48, due: u32, is_check: bool,
-                                       end in 0_u8..12, clock in 0_u8..6,
-                                       times in prop::array::uniform6(prop::option::of(0..COARSE))) {
+                                       end in 0_u8..12, clock in 0_u8..6, times in six_times()) {
             let [rtt_ns, lag_ns, send_ns, network_ns, peer_ns, wakeup_ns] = times;
             let due = Wall::from_ns(u64::from(due));
             let entry = Entry { seq, due, end, clock, is_check,
