@@ -268,7 +268,8 @@ function fillRow(parts, row, now) {
   const lost = row.window.loss_ratio;
   write(parts.loss, percent(lost));
   parts.loss.className = lost > 0 ? "number bad" : lost === null ? "soft" : "number";
-  parts.loss.title = `${count(row.window.lost)} of the last ${count(row.window.probes)} probes lost`;
+  const { lost: gone, probes } = row.window;
+  parts.loss.title = `${count(gone)} of the last ${count(probes)} probes lost`;
   fillBudgets(parts.budget, row.slos);
   const failure = row.last_failure;
   if (failure === null) {
@@ -526,7 +527,8 @@ function makeDetail(detail) {
         parts.probes, el("div", { class: "below" }, legend(),
           el("label", { class: "field scale" }, el("span", {}, "Scale"), parts.scale)),
         parts.readout, parts.more),
-      card("Where the time goes", soft("mean of the newest 100, and quantiles since the start"), false,
+      card("Where the time goes",
+        soft("mean of the newest 100, and quantiles since the start"), false,
         el("div", { class: "scroll" }, table("Stages",
           heads("stage", "now", "p50", "p99", "max"), parts.stages))),
       card("Error budget", soft("since the start"), false, el("div", { class: "scroll" },
