@@ -48,6 +48,14 @@ fn every_answer_is_as_described() {
             }
         }
     }
+    let row = &body(&checks.fetch("/api/v1/targets"), 200)["targets"][0];
+    let words = ["kind", "method", "state"].map(|key| text(&row[key]));
+    assert_eq!(words, ["check", "dial", "up"]);
+    assert!(
+        row["recent"]["stages"]["unsplit_ns"].is_u64() && row["connected"].is_null(),
+        "{row:#}"
+    );
+
     let documented: BTreeSet<String> =
         description["paths"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(asked, documented, "every documented path is asked for");
