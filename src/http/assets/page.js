@@ -353,7 +353,7 @@ function fillBudgets(box, slos) {
     value.className = ratio !== null && ratio < 0 ? "bad nowrap" : "nowrap";
     write(name, objective(slo));
     box.children[at].className = ratio < 0 ? "spent" : "";
-    bar.firstChild.style.width = `${100 * Math.min(1, Math.abs(ratio ?? 0))}%`;
+    bar.firstChild.style.width = `${ratio < 0 ? 100 : 100 * (ratio ?? 0)}%`;
     const bad = count(slo.total - slo.good);
     box.children[at].title = `${slo.slo}: ${bad} of ${count(slo.total)} probes were bad` +
       (ratio < 0 ? `; ${(1 - ratio).toFixed(1)} times the budget` : "");
