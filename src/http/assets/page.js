@@ -179,6 +179,8 @@ function showList(page, ids) {
   const empty = find("empty");
   empty.hidden = ids.length > 0;
   find("rows").parentElement.hidden = ids.length === 0;
+  find("controls").hidden = page.total === 0;
+  find("pager").parentElement.hidden = page.total === 0;
   if (page.total === 0) write(empty, "No targets: this instance only answers probes.");
   else if (ids.length === 0) {
     write(empty, view.q ? `No target matches “${view.q}”.` : "No such target now.");
@@ -383,12 +385,14 @@ async function refreshProgram() {
     cards.push(facts(`Answers probes at ${responder.listener}`, [
       ["connections", `${count(responder.connections_active)} of ${count(responder.connections)}`],
       ["frames answered (v3)", count(responder.frames_v3)],
-      ["in, out", `${bytes(responder.received_bytes)}, ${bytes(responder.sent_bytes)}`],
+      ["bytes in", bytes(responder.received_bytes)],
+      ["bytes out", bytes(responder.sent_bytes)],
       ["residence p50, p99", responder.residence === null ? "–"
         : `${time(responder.residence.ns_p50)}, ${time(responder.residence.ns_p99)}`],
     ]));
   }
-  const threads = status.workers.map((worker) => [worker.thread,
+  const timed = status.workers.filter((worker) => worker.lateness.count > 0);
+  const threads = timed.map((worker) => [worker.thread,
     `p50 ${time(worker.lateness.ns_p50)}, p99 ${time(worker.lateness.ns_p99)}`]);
   if (threads.length) cards.push(facts("How late its threads wake up", threads));
   cards.push(facts("Process", [
