@@ -59,6 +59,11 @@ fn small(rounds: usize, rows: &mut Vec<Vec<String>>) {
         "ProbeSeries::record (7 histograms, 1 objective)",
         per_item_ns(rounds, &samples, |sample| series.record(sample)),
     );
+    let series = ProbeSeries::new("a", "b", Vec::new(), objectives()).with_history(1_000);
+    add(
+        "the same, and remembered for the status page",
+        per_item_ns(rounds, &samples, |sample| series.record(sample)),
+    );
     let sent = Wall::from_ns(1 << 60);
     add(
         "wire::encode_v1",

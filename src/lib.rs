@@ -20,6 +20,10 @@
 //! [`sample::CheckSample`]); everything that shows reads a [`stats::Snapshot`]. A new way to
 //! measure is one file on the left, a new output one on the right.
 //!
+//! What a target went through lately ([`stats::history`]) is kept where its series is: the worker
+//! writes its newest probes into a ring, the control plane makes the heat map. [`http`] shows it as
+//! JSON, as events and as a page.
+//!
 //! # Half-open checks
 //! A flow of [`check`] asks for a check of an address and is answered once; how it is made is the
 //! business of [`sys`]: a SYN of our own on a raw socket, or a kernel socket that is closed before

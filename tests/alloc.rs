@@ -99,7 +99,7 @@ fn check(backend: IoChoice, stamps: bool) {
     let name = address.to_string();
     let objectives = Arc::new(Objectives::new(Vec::new()));
     let series = ProbeSeries::new(&name, &name, Vec::new(), objectives);
-    let series = stats.add_probe(series.with_tcp_info(Members::ALL));
+    let series = stats.add_probe(series.with_tcp_info(Members::ALL).with_history(1_000));
     prober.change(Change::Probe(Box::new(NewProbe {
         target: TargetId(0),
         settings: settings_of(address, stamps),

@@ -15,6 +15,7 @@ use crate::probe::{ProbeSettings, Wire};
 use crate::report::ip_text;
 use crate::sample::Method;
 use crate::schedule;
+use crate::stats::history::History;
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives};
 use crate::stats::{CheckSeries, ProbeSeries};
 use crate::sys::{Checks, Followed, clock};
@@ -101,11 +102,16 @@ impl App {
         let options = Arc::new(probe.socket.clone());
         let objectives = Arc::new(objectives(probe));
         let members = tcp_info_members(probe.tcp_info, self.web.is_some());
+        let remembered = self.remembered(targets.len());
         for (number, target) in targets.iter().enumerate() {
             let address = target.address.to_string();
             let series =
                 ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
-            let series = self.stats.add_probe(series.with_tcp_info(members));
+            let series = series.with_tcp_info(members);
+            let series = self.stats.add_probe(match remembered {
+                Some(probes_max) => series.with_history(probes_max),
+                None => series,
+            });
             let worker = number % threads;
             self.probers[worker].change(Change::Probe(Box::new(NewProbe {
                 target: TargetId(u32::try_from(number).context("too many targets")?),
@@ -137,10 +143,14 @@ impl App {
         let name = method.name();
         tracing::info!(targets = targets.len(), io, threads, method = name, "checking");
         let objectives = Arc::new(objectives(probe));
+        let remembered = self.remembered(targets.len());
         for (number, target) in targets.iter().enumerate() {
             let address = target.address.to_string();
             let series = CheckSeries::new(&target.name, address, method, Arc::clone(&objectives));
-            let series = self.stats.add_check(series);
+            let series = self.stats.add_check(match remembered {
+                Some(checks_max) => series.with_history(checks_max),
+                None => series,
+            });
             let worker = number % threads;
             let settings = watch_settings(probe, &target.address, number, method);
             let followed = Followed::new(followers[worker].clone());
@@ -153,6 +163,11 @@ impl App {
             self.know(target, worker, Series::Check(series), followed);
         }
         Ok(())
+    }
+
+    /// How many probes of each of so many targets are remembered, if there is a page to show them.
+    fn remembered(&self, targets: usize) -> Option<usize> {
+        self.web.as_ref().map(|_| History::probes_max_of(targets))
     }
 
     /// Remembers a target, in the order of their numbers.

@@ -19,6 +19,7 @@ use crate::config::{BadFile, WebListen, WebSection};
 use crate::http::{self, Guard, HttpState};
 use crate::stats::Stats;
 use crate::sys::{self, clock, socket};
+use crate::time::Wall;
 
 /// The running server.
 pub(super) struct Web {
@@ -43,7 +44,8 @@ impl Web {
             first.get_or_insert(address);
         }
         let first: SocketAddr = first.context("the HTTP server has no address")?;
-        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage);
+        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall);
+        let turning = http::turn_heat_maps(Arc::clone(stats));
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();
         let (opened, opening) = sync_channel(1);
@@ -56,6 +58,7 @@ impl Web {
             match open(listeners) {
                 Ok((runtime, listeners)) => {
                     let _ = opened.send(Ok(()));
+                    runtime.spawn(turning);
                     runtime.block_on(http::serve(listeners, guard, state, told));
                     runtime.shutdown_background();
                 }
@@ -76,6 +79,10 @@ impl Web {
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(2 * http::SHUTDOWN_GRACE, self.stopped).await;
     }
+}
+
+fn wall() -> Wall {
+    clock::now().wall
 }
 
 /// Who may connect and ask, by the file if there is one.

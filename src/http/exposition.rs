@@ -184,6 +184,7 @@ mod tests {
     use crate::host::ProcessUsage;
     use crate::stats::slo::Objectives;
     use crate::stats::{ProbeSeries, Stats};
+    use crate::time::Wall;
 
     /// One target is less than a part, and these are many parts.
     const MANY: usize = 1_000;
@@ -195,7 +196,7 @@ mod tests {
             let name = format!("target-{target}");
             stats.add_probe(ProbeSeries::new(name, "a:1", Vec::new(), Arc::clone(&objectives)));
         }
-        HttpState::new(stats, Arc::new(AtomicBool::new(true)), ProcessUsage::default)
+        HttpState::new(stats, Arc::new(AtomicBool::new(true)), ProcessUsage::default, Wall::default)
     }
 
     async fn ask(state: &HttpState, names: &[&str], asked: &[(HeaderName, &str)]) -> Response {

@@ -3,24 +3,33 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Html;
 use axum::routing::get;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
 
+use self::events::Listeners;
 use crate::host::ProcessUsage;
 use crate::stats::Stats;
+use crate::stats::history::COLUMN_SECONDS;
+use crate::time::Wall;
 
+mod api;
 mod auth;
+mod events;
 mod exposition;
 mod guard;
 mod negotiation;
+mod page;
 mod seats;
 mod server;
 mod tls;
+mod view;
 
 pub use self::guard::Guard;
 pub use self::server::{SHUTDOWN_GRACE, serve};
@@ -31,43 +40,66 @@ pub struct HttpState {
     stats: Arc<Stats>,
     ready: Arc<AtomicBool>,
     process_usage: fn() -> ProcessUsage,
+    now: fn() -> Wall,
+    events: Arc<Listeners>,
     /// One exposition is made at a time, so that many scrapers cost time instead of memory.
     expositions: Arc<Semaphore>,
 }
 
 impl HttpState {
-    /// `/-/ready` answers 503 until `ready` is set; `process_usage` reads the operating system.
+    /// `/-/ready` answers 503 until `ready` is set; `process_usage` and `now` ask the operating
+    /// system.
     #[must_use]
     pub fn new(
         stats: Arc<Stats>,
         ready: Arc<AtomicBool>,
         process_usage: fn() -> ProcessUsage,
+        now: fn() -> Wall,
     ) -> Self {
-        Self { stats, ready, process_usage, expositions: Arc::new(Semaphore::new(1)) }
+        let expositions = Arc::new(Semaphore::new(1));
+        Self { stats, ready, process_usage, now, events: Arc::default(), expositions }
+    }
+
+    /// The wall clock, Unix ns.
+    fn now_ns(&self) -> u64 {
+        (self.now)().as_ns()
     }
 }
 
 /// The routes.
 pub fn router(state: HttpState) -> Router {
     Router::new()
-        .route("/", get(landing))
+        .route("/", get(page::html))
+        .route("/assets/page.css", get(page::style))
+        .route("/assets/page.js", get(page::script))
+        .route("/assets/charts.js", get(page::charts))
+        .route("/assets/icon.svg", get(page::icon))
+        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/targets", get(api::targets))
+        .route("/api/v1/targets/{id}", get(api::target))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/openapi.json", get(api::description))
         .route("/metrics", get(exposition::exposition))
         .route("/-/healthy", get(async || "rttscope is healthy.\n"))
         .route("/-/ready", get(readiness))
         .with_state(state)
 }
 
-async fn landing() -> Html<&'static str> {
-    Html(concat!(
-        "<!doctype html>\n<html lang=\"en\"><head><title>rttscope</title></head><body>\n",
-        "<h1>rttscope ",
-        env!("CARGO_PKG_VERSION"),
-        "</h1>\n<ul>\n",
-        "<li><a href=\"/metrics\">/metrics</a>: everything measured, for Prometheus</li>\n",
-        "<li><a href=\"/-/healthy\">/-/healthy</a>: 200 while the program runs</li>\n",
-        "<li><a href=\"/-/ready\">/-/ready</a>: 200 once it measures</li>\n",
-        "</ul>\n</body></html>\n",
-    ))
+/// Turns the heat maps of all targets over, a column after the other, for as long as it is polled.
+pub async fn turn_heat_maps(stats: Arc<Stats>) {
+    let mut turns = interval(Duration::from_secs(COLUMN_SECONDS));
+    // A column that was late is a long one; the next one is not short.
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is at once.
+    turns.tick().await;
+    loop {
+        turns.tick().await;
+        let stats = Arc::clone(&stats);
+        // Of many targets it takes tens of ms, in which requests should not wait.
+        if spawn_blocking(move || stats.turn_heat_maps()).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn readiness(State(state): State<HttpState>) -> (StatusCode, &'static str) {

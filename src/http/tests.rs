@@ -61,7 +61,7 @@ async fn start_guarded(limits: Limits, targets: usize, files: &[(&str, &str)]) -
     }
     let ready = Arc::new(AtomicBool::new(false));
     let usage = || ProcessUsage { open_fds: Some(77), ..ProcessUsage::default() };
-    let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage);
+    let state = HttpState::new(Arc::clone(&stats), Arc::clone(&ready), usage, Wall::default);
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
@@ -123,7 +123,15 @@ async fn each_route_answers() {
             assert!(response.contains(part), "{path}: no {part} in {response}");
         }
     };
-    check("/", "", "200", &["text/html", "href=\"/metrics\"", env!("CARGO_PKG_VERSION")]).await;
+    let page = ["text/html", "content-security-policy: default-src 'self'", "href=\"metrics\""];
+    check("/", "", "200", &page).await;
+    check("/assets/page.css", "", "200", &["text/css", "nosniff", "--accent"]).await;
+    check("/assets/page.js", "", "200", &["text/javascript", "EventSource"]).await;
+    check("/assets/charts.js", "", "200", &["text/javascript", "drawHeat"]).await;
+    check("/assets/icon.svg", "", "200", &["image/svg+xml", "<svg"]).await;
+    check("/assets/../../Cargo.toml", "", "404", &[]).await;
+    check("/api/v1/targets", "", "200", &["application/json", "\"target\":\"target-0\""]).await;
+    check("/api/v1/status", "", "200", &["\"ready\":false", "\"open_fds\":77"]).await;
     check("/-/healthy", "", "200", &["healthy"]).await;
     check("/-/ready", "", "503", &["starting"]).await;
     server.ready.store(true, Ordering::Release);
@@ -295,7 +303,7 @@ async fn a_stream_of_events_outlives_every_limit_but_not_the_server() {
     let short = Duration::from_millis(50);
     let limits = Limits { age_max: short, response_max: short, ..Limits::default() };
     let events = |kind: &'static str| {
-        let events = Events(tokio::time::interval(Duration::from_millis(10)));
+        let events = Events(interval(Duration::from_millis(10)));
         ([(CONTENT_TYPE, kind)], Body::new(events))
     };
     let routes = Router::new()
@@ -393,4 +401,54 @@ async fn shake_hands(
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let connecting = connector.connect(name, server.connect().await);
     timeout(SOON, connecting).await.unwrap().unwrap()
+}
+
+/// The page brings nothing from elsewhere, and holds nothing that its own policy forbids.
+#[test]
+fn the_page_is_self_contained() {
+    let html = include_str!("assets/page.html");
+    let files = [
+        html,
+        include_str!("assets/page.css"),
+        include_str!("assets/page.js"),
+        include_str!("assets/charts.js"),
+    ];
+    for file in files {
+        assert!(!file.contains("https://") && !file.contains("http://"), "an address elsewhere");
+        assert!(!file.contains("innerHTML") && !file.contains("eval("), "text that may be run");
+    }
+    assert!(!html.contains("<style") && !html.contains(" style="));
+    let mut words = html.split_whitespace();
+    assert!(!words.any(|word| word.starts_with("on") && word.contains('=')), "a handler");
+    assert!(
+        html.matches("<script").count() == html.matches("<script type=\"module\" src=").count()
+    );
+}
+
+#[tokio::test]
+async fn listeners_to_events_are_limited_and_end_with_the_server() {
+    let server = start(Limits::default(), 3).await;
+    let mut clients = Vec::new();
+    for _ in 0..32 {
+        let mut client = server.connect().await;
+        client.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut first = [0; 15];
+        timeout(SOON, client.read_exact(&mut first)).await.unwrap().unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        clients.push(client);
+    }
+    let refused = server.response("/api/v1/events", "").await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    let status = server.response("/api/v1/status", "").await;
+    let usage = "\"events\":{\"clients\":32,\"clients_max\":32,\"refused\":1,\"missed\":0}";
+    assert!(status.contains(usage), "{status}");
+    server.stop().await;
+    for mut client in clients {
+        let mut rest = Vec::new();
+        timeout(SOON, client.read_to_end(&mut rest)).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&rest);
+        assert!(text.contains("event: targets\n") && text.contains("target-2"), "{text}");
+        // The last chunk, so not torn off.
+        assert!(text.ends_with("0\r\n\r\n"), "{text}");
+    }
 }

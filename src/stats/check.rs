@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::history::History;
 use super::published::Published;
 use super::slo::{Objectives, SloCounters, SloSnapshot, Times};
 use super::{LazyHistogram, snapshots};
@@ -28,6 +29,8 @@ pub struct CheckSeries {
     lag: LazyHistogram,
     slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
+    /// Kept if somebody can look at it.
+    pub(super) history: Option<Box<History>>,
 }
 
 /// One checked target at one moment.
@@ -79,7 +82,14 @@ impl CheckSeries {
             elapsed: LazyHistogram::default(),
             lag: LazyHistogram::default(),
             resolve_failures: AtomicU64::new(0),
+            history: None,
         }
+    }
+
+    /// The same, which also remembers its newest checks, at most so many.
+    #[must_use]
+    pub fn with_history(self, checks_max: usize) -> Self {
+        Self { history: Some(Box::new(History::new(checks_max))), ..self }
     }
 
     /// The `target` label.
@@ -121,11 +131,44 @@ impl CheckSeries {
         };
         self.objectives.record(&self.slos, open.then_some(times));
         self.up.store(open, Ordering::Relaxed);
+        if let Some(history) = &self.history {
+            history.record_check(check);
+        }
     }
 
     /// Counts a failed resolution of the target's name. For the control plane.
     pub fn count_resolve_failure(&self) {
         self.resolve_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How it is checked.
+    pub(super) const fn method(&self) -> Method {
+        self.method
+    }
+
+    pub(super) fn counters(&self) -> CheckCounters {
+        CheckCounters::from_words(self.counters.read())
+    }
+
+    pub(super) fn newest_clock(&self) -> Option<CheckClock> {
+        CheckClock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn slos(&self) -> Vec<SloSnapshot> {
+        self.objectives.snapshots(&self.slos)
+    }
+
+    pub(super) fn resolve_failures(&self) -> u64 {
+        self.resolve_failures.load(Ordering::Relaxed)
+    }
+
+    /// Round trips, by the index of their clock.
+    pub(super) fn rtt_snapshots(&self) -> Vec<Option<HistogramSnapshot>> {
+        self.rtt.iter().map(LazyHistogram::snapshot).collect()
     }
 
     /// The state now; consistent as [`super::ProbeSeries::snapshot`] is.
@@ -134,7 +177,7 @@ impl CheckSeries {
         CheckSnapshot {
             elapsed: self.elapsed.snapshot(),
             lag: self.lag.snapshot(),
-            slos: self.objectives.snapshots(&self.slos),
+            slos: self.slos(),
             ..self.glance()
         }
     }
@@ -142,19 +185,18 @@ impl CheckSeries {
     /// The same without objectives, and with round trips as the only histograms.
     #[must_use]
     pub fn glance(&self) -> CheckSnapshot {
-        let newest_clock = self.newest_clock.load(Ordering::Relaxed);
         CheckSnapshot {
             target: self.target.clone(),
             address: self.address.clone(),
             method: self.method,
-            counters: CheckCounters::from_words(self.counters.read()),
-            up: self.up.load(Ordering::Relaxed),
-            newest_clock: CheckClock::ALL.get(newest_clock).copied(),
+            counters: self.counters(),
+            up: self.is_up(),
+            newest_clock: self.newest_clock(),
             rtt: snapshots(CheckClock::ALL, &self.rtt),
             elapsed: None,
             lag: None,
             slos: Vec::new(),
-            resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+            resolve_failures: self.resolve_failures(),
         }
     }
 }

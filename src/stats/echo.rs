@@ -62,11 +62,24 @@ impl EchoSeries {
 
 impl EchoSnapshot {
     /// Adds what another worker of the same listener counted.
-    pub(super) fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Self) {
         let (mine, theirs) = (self.counters.to_words(), other.counters.to_words());
         let sum = std::array::from_fn(|word| mine[word] + theirs[word]);
         self.counters = EchoCounters::from_words(sum);
         let both = self.residence.iter().chain(&other.residence);
         self.residence = HistogramSnapshot::merged(both);
     }
+}
+
+/// The listeners of these series; those of all workers of a listener are one.
+pub(super) fn listeners(echoes: &[Arc<EchoSeries>]) -> Vec<EchoSnapshot> {
+    let mut listeners: Vec<EchoSnapshot> = Vec::new();
+    for echo in echoes {
+        let worker = echo.snapshot();
+        match listeners.iter_mut().find(|known| known.listener == worker.listener) {
+            Some(known) => known.add(&worker),
+            None => listeners.push(worker),
+        }
+    }
+    listeners
 }

@@ -2,7 +2,9 @@
 //! series without locks, and everything that shows something reads a [`Snapshot`] of all of them.
 //! The control plane adds and removes series; the measuring threads never see that lock.
 
+pub mod history;
 pub mod slo;
+pub mod watched;
 
 mod check;
 mod echo;
@@ -26,6 +28,7 @@ pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
 pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 pub use self::web::{Refusal, WebSeries, WebSnapshot};
 
+use self::history::History;
 use self::published::Published;
 use self::slo::{Objectives, SloCounters, SloSnapshot, Times};
 
@@ -48,6 +51,8 @@ pub struct ProbeSeries {
     slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
     tcp_info: TcpInfoSeries,
+    /// Kept if somebody can look at it.
+    history: Option<Box<History>>,
 }
 
 /// Every series there is, and what the control plane counts. One for each program.
@@ -58,6 +63,7 @@ pub struct Stats {
     log_lines_dropped: AtomicU64,
     http_connections_refused: AtomicU64,
     scrapes: AtomicU64,
+    heat_map_turns: AtomicU64,
 }
 
 /// Everything there is to show, at one moment. Plain data; what there is of each target, `P` for a
@@ -143,7 +149,14 @@ impl ProbeSeries {
             stages: Default::default(),
             resolve_failures: AtomicU64::new(0),
             tcp_info: TcpInfoSeries::new(Members::default()),
+            history: None,
         }
+    }
+
+    /// The same, which also remembers its newest probes, at most so many.
+    #[must_use]
+    pub fn with_history(self, probes_max: usize) -> Self {
+        Self { history: Some(Box::new(History::new(probes_max))), ..self }
     }
 
     /// The same, which also shows these members of `TCP_INFO`.
@@ -199,11 +212,26 @@ impl ProbeSeries {
         };
         self.objectives.record(&self.slos, received.then_some(times));
         self.up.store(received, Ordering::Relaxed);
+        if let Some(history) = &self.history {
+            history.record(sample);
+        }
     }
 
     /// Counts a failed resolution of the target's name. For the control plane.
     pub fn count_resolve_failure(&self) {
         self.resolve_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counters(&self) -> ProbeCounters {
+        ProbeCounters::from_words(self.counters.read())
+    }
+
+    fn slos(&self) -> Vec<SloSnapshot> {
+        self.objectives.snapshots(&self.slos)
+    }
+
+    fn resolve_failures(&self) -> u64 {
+        self.resolve_failures.load(Ordering::Relaxed)
     }
 
     /// The state now. The counters are one consistent set, each histogram and each objective is
@@ -213,7 +241,7 @@ impl ProbeSeries {
         ProbeSnapshot {
             app_rtt: self.app_rtt.snapshot(),
             stages: snapshots(Stage::ALL, &self.stages),
-            slos: self.objectives.snapshots(&self.slos),
+            slos: self.slos(),
             tcp_info: self.tcp_info.snapshot(),
             ..self.glance()
         }
@@ -226,14 +254,14 @@ impl ProbeSeries {
             target: self.target.clone(),
             address: self.address.clone(),
             labels: self.labels.clone(),
-            counters: ProbeCounters::from_words(self.counters.read()),
+            counters: self.counters(),
             up: self.up.load(Ordering::Relaxed),
             newest_clock: Clock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied(),
             rtt: snapshots(Clock::ALL, &self.rtt),
             app_rtt: None,
             stages: Vec::new(),
             slos: Vec::new(),
-            resolve_failures: self.resolve_failures.load(Ordering::Relaxed),
+            resolve_failures: self.resolve_failures(),
             tcp_info: TcpInfoSnapshot::default(),
         }
     }
@@ -421,14 +449,6 @@ impl Stats {
         let registered = self.lock().clone();
         let Registered { probes, checks, echoes, workers, capabilities, event_losses, web } =
             registered;
-        let mut listeners: Vec<EchoSnapshot> = Vec::new();
-        for echo in echoes {
-            let worker = echo.snapshot();
-            match listeners.iter_mut().find(|known| known.listener == worker.listener) {
-                Some(known) => known.add(&worker),
-                None => listeners.push(worker),
-            }
-        }
         Snapshot {
             build: BuildInfo::current(),
             capabilities,
@@ -443,7 +463,7 @@ impl Stats {
             web: web.map(|series| series.snapshot()),
             probes,
             checks,
-            echoes: listeners,
+            echoes: echo::listeners(&echoes),
             workers: workers.iter().map(|series| series.snapshot()).collect(),
         }
     }

@@ -29,6 +29,10 @@ mod http;
 mod certificates;
 /// A GET by TLS.
 mod https;
+/// Server-sent events over a plain socket.
+mod event_stream;
+/// A real browser, driven by WebDriver.
+mod browser;
 /// OpenMetrics text into numbers that can be summed.
 mod exposition;
 /// `probe --json` lines into values.
@@ -100,6 +104,10 @@ mod doctor;
 mod logs;
 /// Completions in a real shell, man pages in the real formatter.
 mod completions;
+/// The JSON API is as it describes itself, and tells what is measured.
+mod api;
+/// The status page in a real browser.
+mod page;
 /// The real Prometheus.
 mod prometheus;
 /// TLS, passwords and listeners of the HTTP server.

@@ -16,7 +16,7 @@ pub struct Tool {
 }
 
 /// What `cargo xtask test` needs.
-pub const TEST: [Tool; 13] = [
+pub const TEST: [Tool; 16] = [
     Tool { program: "ip", package: "iproute2", purpose: "tests in network namespaces" },
     Tool { program: "ss", package: "iproute2", purpose: "a second opinion of TCP_INFO" },
     Tool { program: "tc", package: "iproute2", purpose: "tests of filters left behind" },
@@ -30,6 +30,13 @@ pub const TEST: [Tool; 13] = [
     Tool { program: "promtool", package: "prometheus", purpose: "linting the metrics page" },
     Tool { program: "jsonnet", package: "jsonnet", purpose: "making the dashboards" },
     Tool { program: "virtualenv", package: "virtualenv", purpose: "Grafana's schema" },
+    Tool { program: "chromium", package: "chromium", purpose: STATUS_PAGE },
+    Tool { program: "chromedriver", package: "chromium-driver", purpose: STATUS_PAGE },
+    Tool {
+        program: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+        package: "fonts-dejavu-core",
+        purpose: STATUS_PAGE,
+    },
 ];
 
 /// What `cargo xtask fuzz` needs.
@@ -49,6 +56,7 @@ pub const LAB: [Tool; 8] = [
 ];
 
 const OTHER_KERNELS: &str = "running the tests in other kernels";
+const STATUS_PAGE: &str = "the status page in a browser";
 const LIBBPF: &str = "building libbpf, the tests' loader of eBPF";
 
 /// Whether packages can be installed here without asking anybody.
