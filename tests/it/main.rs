@@ -96,3 +96,7 @@ mod prometheus;
 mod seed_form;
 /// A packet capture judges every probe.
 mod truth;
+/// Networks that delay, lose, reorder and double.
+mod netem;
+/// What each kernel offers, and that it is used.
+mod abilities;
