@@ -1,6 +1,7 @@
-//! Network namespaces joined by a veth pair, or by a bridge that can be made a bad way. A namespace here has no name: it lives as long as
-//! a descriptor or a process refers to it, so that even a killed test run leaves nothing behind.
-//! Commands and closures go in and happen inside; needs root and `ip` (iproute2).
+//! Network namespaces joined by a veth pair, or by a bridge that can be made a bad way. A
+//! namespace here has no name: it lives as long as a descriptor or a process refers to it, so that
+//! even a killed test run leaves nothing behind. Commands and closures go in and happen inside;
+//! needs root and `ip` (iproute2).
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
-//! Networks that delay, lose, reorder and double (netem): what a bridge between prober and responder
-//! does to packets goes in; floors of time, counts and the order of stamps must come out.
+//! Networks that delay, lose, reorder and double (netem): what a bridge between prober and
+//! responder does to packets goes in; floors of time, counts and the order of stamps must come out.
 
 use crate::catalogue::{self, ProbeCounts};
 use crate::check_lines::CheckLine;
