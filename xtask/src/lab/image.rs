@@ -193,6 +193,8 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 chmod 1777 /tmp
 INSERTS
+# As a service may have; before Linux 5.11 eBPF maps count as locked memory.
+ulimit -l 65536
 ip link set lo up
 echo
 echo \"booted $(uname -r)\"
