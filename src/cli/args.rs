@@ -49,6 +49,9 @@ pub(super) enum Command {
     /// Say what works here, what does not, and how to change that: exit code 1 without kernel time.
     #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
     Doctor(DoctorCommand),
+    /// Print Prometheus rules and alerts for a prober: write its flags behind `rules`.
+    #[command(after_help = "Example: rttscope rules --slo 100us:99.9% > rttscope.rules.yml")]
+    Rules(RulesCommand),
     /// Print a shell's completions.
     #[command(after_help = "Example: rttscope completions bash > \
                       /usr/share/bash-completion/completions/rttscope")]
@@ -56,8 +59,6 @@ pub(super) enum Command {
     /// Print a man page: of the program, or of one command.
     #[command(after_help = "Example: rttscope man probe > rttscope-probe.1")]
     Man(ManCommand),
-    /// Print Prometheus rules and alerts for a prober: write its flags behind `rules`.
-    Rules(RulesCommand),
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,7 @@ pub struct CheckSeries {
     slos: Box<[SloCounters]>,
     resolve_failures: AtomicU64,
     /// Kept if somebody can look at it.
-    pub(super) history: Option<Box<History>>,
+    history: Option<Box<History>>,
 }
 
 /// One checked target at one moment.
@@ -164,6 +164,10 @@ impl CheckSeries {
 
     pub(super) fn resolve_failures(&self) -> u64 {
         self.resolve_failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
     }
 
     /// Round trips, by the index of their clock.

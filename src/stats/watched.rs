@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use super::history::{Column, History, Levels};
 use super::slo::SloSnapshot;
 use super::{
-    CheckSeries, CheckSnapshot, EchoSnapshot, LazyHistogram, ProbeSeries, ProbeSnapshot, Stats,
-    WorkerSnapshot, echo,
+    CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot, Stats, WorkerSnapshot,
+    echo,
 };
 use crate::sample::{CheckClock, CheckCounters, Clock, Method, ProbeCounters};
 
@@ -182,7 +182,7 @@ impl Watched {
     #[must_use]
     pub fn labels(&self) -> &[(String, String)] {
         match self {
-            Self::Probe(series) => &series.labels,
+            Self::Probe(series) => series.labels(),
             Self::Check(_) => &[],
         }
     }
@@ -200,10 +200,7 @@ impl Watched {
     #[must_use]
     pub fn newest_clock(&self) -> Option<&'static str> {
         match self {
-            Self::Probe(series) => {
-                let newest = series.newest_clock.load(Ordering::Relaxed);
-                Clock::ALL.get(newest).map(|clock| clock.name())
-            }
+            Self::Probe(series) => series.newest_clock().map(Clock::name),
             Self::Check(series) => series.newest_clock().map(CheckClock::name),
         }
     }
@@ -212,8 +209,8 @@ impl Watched {
     #[must_use]
     pub fn history(&self) -> Option<&History> {
         match self {
-            Self::Probe(series) => series.history.as_deref(),
-            Self::Check(series) => series.history.as_deref(),
+            Self::Probe(series) => series.history(),
+            Self::Check(series) => series.history(),
         }
     }
 
@@ -237,7 +234,7 @@ impl Watched {
 
     fn state(&self, counts: &Counts) -> State {
         let up = match self {
-            Self::Probe(series) => series.up.load(Ordering::Relaxed),
+            Self::Probe(series) => series.is_up(),
             Self::Check(series) => series.is_up(),
         };
         let finished = counts.good + counts.lost > 0;
@@ -299,7 +296,7 @@ impl Watched {
 
     fn levels(&self) -> Levels {
         let histograms = match self {
-            Self::Probe(series) => series.rtt.iter().map(LazyHistogram::snapshot).collect(),
+            Self::Probe(series) => series.rtt_snapshots(),
             Self::Check(series) => series.rtt_snapshots(),
         };
         Levels::new(histograms.iter().flatten(), self.counts().lost)

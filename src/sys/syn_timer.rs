@@ -50,7 +50,8 @@ pub enum SynTimerError {
     /// The thread has the capabilities, and the kernel refuses all the same.
     #[error(
         "the kernel refuses eBPF although CAP_BPF and CAP_NET_ADMIN are held ({0}): lockdown, \
-         seccomp, or a user namespace forbids it"
+         seccomp, or a user namespace forbids it, or, before Linux 5.11, its maps exceed the limit \
+         of locked memory (LimitMEMLOCK=64M in a service)"
     )]
     Refused(#[source] io::Error),
     /// The system cannot do it.

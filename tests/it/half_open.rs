@@ -297,7 +297,7 @@ fn cpu_hogs_do_not_reach_the_ebpf_time(site: &Site) {
 }
 
 /// Checks by `--json` with these further words; the summary is checked, too.
-fn check(site: &Site, method: &str, words: &str) -> Vec<CheckLine> {
+pub(crate) fn check(site: &Site, method: &str, words: &str) -> Vec<CheckLine> {
     let ending = site.probe(&format!("{words} --check --method={method} --json")).wait();
     assert!(matches!(ending.code, Some(0 | 1)), "{method}: {:?}", ending.stderr);
     check_lines::parse(&ending.stdout)

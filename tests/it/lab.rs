@@ -1,6 +1,7 @@
-//! Network namespaces joined by a veth pair. A namespace here has no name: it lives as long as
-//! a descriptor or a process refers to it, so that even a killed test run leaves nothing behind.
-//! Commands and closures go in and happen inside; needs root and `ip` (iproute2).
+//! Network namespaces joined by a veth pair, or by a bridge that can be made a bad way. A
+//! namespace here has no name: it lives as long as a descriptor or a process refers to it, so that
+//! even a killed test run leaves nothing behind. Commands and closures go in and happen inside;
+//! needs root and `ip` (iproute2).
 
 use std::fs::File;
 use std::io;
@@ -22,19 +23,26 @@ pub(crate) struct Namespace {
     fd: Arc<OwnedFd>,
 }
 
-/// Two namespaces and the veth pair between them.
+/// Two namespaces and what lies between them: a veth pair, or two and a bridge.
 #[derive(Clone, Debug)]
 pub(crate) struct Lab {
     /// Where the prober runs; its end of the pair is [`PROBER_INTERFACE`].
     pub(crate) prober: Namespace,
     /// Where the responder runs; its end of the pair is [`RESPONDER_INTERFACE`].
     pub(crate) responder: Namespace,
+    /// Where the bridge is, if there is one: what [`TOWARD_PROBER`] and [`TOWARD_RESPONDER`] do to
+    /// packets there happens between the stamps of both ends.
+    pub(crate) middle: Option<Namespace>,
 }
 
 /// The prober's end of the veth pair.
 pub(crate) const PROBER_INTERFACE: &str = "prober0";
 /// The responder's end of the veth pair.
 pub(crate) const RESPONDER_INTERFACE: &str = "responder0";
+/// The bridge's interface that sends to the prober.
+pub(crate) const TOWARD_PROBER: &str = "to_prober";
+/// The bridge's interface that sends to the responder.
+pub(crate) const TOWARD_RESPONDER: &str = "to_responder";
 /// Addresses at the prober's end.
 pub(crate) const PROBER_IPS: [&str; 3] = ["10.87.0.1", "fd87::1", "fe80::87:1"];
 /// Addresses at the responder's end.
@@ -49,7 +57,7 @@ impl Namespace {
                     kernel::unshare_network()?;
                     // The descriptor keeps the namespace when this thread is gone.
                     let fd = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
-                    ip(&["link", "set", "lo", "up"])?;
+                    run("ip", &["link", "set", "lo", "up"])?;
                     Ok(fd)
                 })
                 .join()
@@ -79,7 +87,12 @@ impl Namespace {
 
     /// Runs `ip` with these words inside the namespace.
     pub(crate) fn ip(&self, words: &str) -> io::Result<()> {
-        self.run(|| ip(&words.split(' ').collect::<Vec<_>>()))
+        self.run(|| run("ip", &words.split(' ').collect::<Vec<_>>())).map(drop)
+    }
+
+    /// Runs `tc` with these words inside the namespace; what it prints.
+    pub(crate) fn tc(&self, words: &str) -> io::Result<String> {
+        self.run(|| run("tc", &words.split(' ').collect::<Vec<_>>()))
     }
 
     /// Writes one of the namespace's own settings, such as `net/ipv4/tcp_wmem`.
@@ -96,8 +109,31 @@ impl Namespace {
 impl Lab {
     /// Two namespaces joined by a veth pair that carries IPv4 and IPv6.
     pub(crate) fn new() -> io::Result<Self> {
-        let lab = Self { prober: Namespace::new()?, responder: Namespace::new()? };
+        let lab = Self { prober: Namespace::new()?, responder: Namespace::new()?, middle: None };
         lab.join()?;
+        Ok(lab)
+    }
+
+    /// The same with a bridge on the way, in a namespace of its own.
+    pub(crate) fn with_a_bridge() -> io::Result<Self> {
+        let middle = Namespace::new()?;
+        // Nobody here asks for multicast, but IPv6 finds its neighbours by it.
+        middle.ip("link add bridge0 type bridge mcast_snooping 0")?;
+        middle.ip("link set bridge0 up")?;
+        let [prober, responder] = [Namespace::new()?, Namespace::new()?];
+        for (end, interface, toward, index) in [
+            (&prober, PROBER_INTERFACE, TOWARD_PROBER, 11),
+            (&responder, RESPONDER_INTERFACE, TOWARD_RESPONDER, 12),
+        ] {
+            end.ip(&format!(
+                "link add {interface} index {index} type veth peer name {toward} index {} netns {}",
+                10 + index,
+                middle.path()
+            ))?;
+            middle.ip(&format!("link set {toward} master bridge0 up"))?;
+        }
+        let lab = Self { prober, responder, middle: Some(middle) };
+        lab.give_addresses()?;
         Ok(lab)
     }
 
@@ -110,6 +146,10 @@ impl Lab {
              peer name {RESPONDER_INTERFACE} index 12 netns {}",
             self.responder.path()
         ))?;
+        self.give_addresses()
+    }
+
+    fn give_addresses(&self) -> io::Result<()> {
         let ends = [
             (&self.prober, PROBER_INTERFACE, PROBER_IPS),
             (&self.responder, RESPONDER_INTERFACE, RESPONDER_IPS),
@@ -156,11 +196,11 @@ pub(crate) fn ip_of(ips: [&str; 3], v6: bool) -> IpAddr {
     ips[usize::from(v6)].parse().unwrap()
 }
 
-fn ip(words: &[&str]) -> io::Result<()> {
-    let output = Command::new("ip").args(words).output()?;
+fn run(program: &str, words: &[&str]) -> io::Result<String> {
+    let output = Command::new(program).args(words).output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(io::Error::other(format!("ip {}: {complaint}", words.join(" "))))
+    Err(io::Error::other(format!("{program} {}: {complaint}", words.join(" "))))
 }

@@ -124,3 +124,7 @@ mod dashboards;
 mod seed_form;
 /// A packet capture judges every probe.
 mod truth;
+/// Networks that delay, lose, reorder and double.
+mod netem;
+/// What each kernel offers, and that it is used.
+mod abilities;

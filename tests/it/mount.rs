@@ -58,12 +58,39 @@ macro_rules! alone_over_veth {
     };
 }
 
+/// Mounts tests on a bad way between two namespaces. The kernels of many machines have no netem;
+/// those of `cargo xtask lab kernels` do, and there these tests run.
+macro_rules! over_a_bad_way {
+    ($($test:ident),+ $(,)?) => {
+        $crate::mount::mount_ignored!(uring_v4, Uring, Bridge, V4, Shared, $($test),+);
+        $crate::mount::mount_ignored!(poll_v4, Poll, Bridge, V4, Shared, $($test),+);
+        $crate::mount::mount_ignored!(poll_v6, Poll, Bridge, V6, Shared, $($test),+);
+    };
+}
+
 /// Mounts tests in one module for one backend, family and path.
 macro_rules! mount_one {
-    ($module:ident, $io:ident, $path:ident, $family:ident, $turn:ident, $($test:ident),+) => {
+    ($($words:tt)+) => { $crate::mount::mount_as!(test, $($words)+); };
+}
+
+/// The same, for tests that run only where somebody asks for them.
+macro_rules! mount_ignored {
+    ($($words:tt)+) => {
+        $crate::mount::mount_as!(
+            cfg_attr(all(), test, ignore = "needs netem: cargo xtask lab kernels"),
+            $($words)+
+        );
+    };
+}
+
+macro_rules! mount_as {
+    (
+        $attribute:meta,
+        $module:ident, $io:ident, $path:ident, $family:ident, $turn:ident, $($test:ident),+
+    ) => {
         mod $module {
             $(
-                #[test]
+                #[$attribute]
                 fn $test() {
                     $crate::mount::run(
                         concat!(module_path!(), "::", stringify!($test)),
@@ -81,4 +108,4 @@ macro_rules! mount_one {
     };
 }
 
-pub(crate) use mount_one;
+pub(crate) use {mount_as, mount_ignored, mount_one};

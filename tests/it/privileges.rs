@@ -184,7 +184,7 @@ fn each_privilege_of_checks_gives_its_method_or_clock(site: &Site) {
         };
         // The kernel begins to stamp what it receives a moment after it was asked to.
         let told = checks.iter().filter(as_told).count();
-        assert!(told >= checks.len() - 3, "{held}: {checks:#?}");
+        assert!(told >= checks.len() - 3, "{held}: {:#?} {checks:#?}", ending.stderr);
     }
 }
 

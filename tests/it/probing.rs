@@ -59,7 +59,7 @@ fn fifty_probes_are_received_and_each_adds_up(site: &Site) {
 
 /// What holds for every received probe: stamps in path order, and stages whose sum is the
 /// application's round trip to the nanosecond.
-fn check_adds_up(probe: &ProbeLine) {
+pub(crate) fn check_adds_up(probe: &ProbeLine) {
     let stamps = &probe.stamps;
     let due = stamps.due.unwrap();
     let (tx_app, rx_app) = (stamps.tx_app.unwrap(), stamps.rx_app.unwrap());

@@ -1,5 +1,5 @@
 //! Where a test happens: which I/O backend, which address family, loopback or a veth pair between
-//! two namespaces. A place that this machine cannot offer skips the test and says why.
+//! two namespaces, or a bridge. A place that this machine cannot offer skips the test and says why.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -21,6 +21,8 @@ pub(crate) enum Io {
 pub(crate) enum Path {
     Loopback,
     Veth,
+    /// Two veth pairs and a bridge, which may delay, lose and reorder.
+    Bridge,
 }
 
 /// The address family.
@@ -72,6 +74,10 @@ impl Site {
         let lab = match path {
             Path::Loopback => None,
             Path::Veth => Some(Lab::new().map_err(|error| format!("no namespaces: {error}"))?),
+            Path::Bridge => {
+                let lab = Lab::with_a_bridge();
+                Some(lab.map_err(|error| format!("no bridge between namespaces: {error}"))?)
+            }
         };
         Ok(Self { io, family, lab })
     }
@@ -97,9 +103,9 @@ impl Site {
         self.lab.as_ref().map_or(Place::Here, |lab| Place::Inside(lab.prober.clone()))
     }
 
-    /// The namespaces of a site on a veth pair.
+    /// The namespaces of a site that is not on loopback.
     pub(crate) fn lab(&self) -> &Lab {
-        self.lab.as_ref().expect("the test is mounted on a veth pair only")
+        self.lab.as_ref().expect("the test is not mounted on loopback")
     }
 
     /// The address that responders listen on.

@@ -12,7 +12,7 @@ use rttscope::tcp_info::{self, KNOWN_BYTES, MEMBERS, Member, Raw, State, TcpInfo
 use rustix::process::Signal;
 
 use crate::btf;
-use crate::lab::{Lab, PROBER_IPS, RESPONDER_IPS, ip_of};
+use crate::lab::{Lab, PROBER_IPS, RESPONDER_IPS, TOWARD_PROBER, TOWARD_RESPONDER, ip_of};
 use crate::run::{PATIENCE, Run};
 use crate::site::{Place, report_skip};
 
@@ -102,6 +102,28 @@ fn our_fields_equal_those_of_ss() {
         Ok(lab) => lab,
         Err(error) => return report_skip("tcp_info::ss", &format!("no namespaces: {error}")),
     };
+    // The responder loses what it sends.
+    compare_with_ss(&lab, |lossy| {
+        let verb = if lossy { "add" } else { "del" };
+        lab.responder.ip(&format!("route {verb} blackhole {}/32", PROBER_IPS[0])).unwrap();
+    });
+}
+
+/// The same where the network loses some, whichever way they go.
+#[test]
+#[ignore = "needs netem: cargo xtask lab kernels"]
+fn our_fields_equal_those_of_ss_on_a_bad_way() {
+    let lab = Lab::with_a_bridge().unwrap();
+    compare_with_ss(&lab, |lossy| {
+        let way = if lossy { "delay 5ms loss 20%" } else { "delay 5ms" };
+        for interface in [TOWARD_PROBER, TOWARD_RESPONDER] {
+            let words = format!("qdisc replace dev {interface} root netem {way}");
+            lab.middle.as_ref().unwrap().tc(&words).unwrap();
+        }
+    });
+}
+
+fn compare_with_ss(lab: &Lab, lose: impl Fn(bool)) {
     let (client, server) = lab.responder.run(|| {
         let listener = TcpListener::bind((ip_of(RESPONDER_IPS, false), 0)).unwrap();
         let to = listener.local_addr().unwrap();
@@ -109,17 +131,8 @@ fn our_fields_equal_those_of_ss() {
         (client, listener.accept().unwrap().0)
     });
     exchange(&client, &server, 40);
-    // The responder loses what comes from there, until something was sent again.
-    let route = format!("route {{}} blackhole {}/32", PROBER_IPS[0]);
-    lab.responder.ip(&route.replace("{}", "add")).unwrap();
-    (&client).write_all(&[7; 4_000]).unwrap();
-    let started = Instant::now();
-    while Raw::of(&client).unwrap().number(&members::total_retrans) == Some(0) {
-        assert!(started.elapsed() < PATIENCE, "nothing is sent again");
-        thread::sleep(Duration::from_millis(5));
-    }
-    lab.responder.ip(&route.replace("{}", "del")).unwrap();
-    (&server).read_exact(&mut [0; 4_000]).unwrap();
+    lose(true);
+    lose_segments(&client, &server, || lose(false));
     exchange(&client, &server, 10);
     let local = client.local_addr().unwrap();
     // The two looks must be at the same state of the connection.
@@ -178,6 +191,23 @@ const COMPARED: [(&str, Member, u64); 22] = [
     (" rcv_ssthresh:", members::rcv_ssthresh, 1),
     (" minrtt:", members::min_rtt, 1_000),
 ];
+
+/// Sends until something was sent again, and then has all of it arrive.
+fn lose_segments(client: &TcpStream, server: &TcpStream, heal: impl Fn()) {
+    let (mut client, mut server) = (client, server);
+    let (started, mut sent) = (Instant::now(), Vec::new());
+    while Raw::of(client).unwrap().number(&members::total_retrans) == Some(0) {
+        assert!(started.elapsed() < PATIENCE, "nothing is sent again");
+        // A connection that loses much has no room for much.
+        if sent.len() < 40_000 {
+            client.write_all(&[7; 4_000]).unwrap();
+            sent.resize(sent.len() + 4_000, 0);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    heal();
+    server.read_exact(&mut sent).unwrap();
+}
 
 /// Data to and fro, so often.
 fn exchange(client: &TcpStream, server: &TcpStream, times: usize) {

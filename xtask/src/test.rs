@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build_ebpf, check_foreign, dashboards, deny, fuzz, packages, shell, tidy};
+use crate::{build_ebpf, check_foreign, dashboards, deny, fuzz, lab, packages, shell, tidy};
 
 /// How strict to be.
 #[derive(Args)]
@@ -80,6 +80,11 @@ pub fn run(options: &Options) -> Result<()> {
             "SKIP check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
                 .to_owned(),
         );
+    }
+    if lab::is_possible() {
+        step("other kernels", || lab::run(&lab::Options::brief()))?;
+    } else {
+        skipped.push("SKIP lab: it needs root and a Debian, whose kernels it boots".to_owned());
     }
     let skips = fs::read_to_string(&skips_path)?;
     skipped.extend(skips.lines().map(str::to_owned));

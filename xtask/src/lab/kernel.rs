@@ -112,7 +112,7 @@ impl Apt {
 }
 
 /// Debian's mirror as this machine's own apt knows it.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let words = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
     let said = shell::output(shell::command("apt-get").args(words))?;
     let debian = said.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));

@@ -5,8 +5,8 @@
 //! An attempt is known by our port, the other end, and a sequence number that was never used
 //! between these two before: an answer must acknowledge exactly that number, so one that comes
 //! late, after its attempt was withdrawn and the flow, the port and the target are all in use
-//! again, reaches nobody. Which of several SYNs was answered is told by the timestamp that the
-//! answer repeats (RFC 7323); an answer without one is timed only if there was one SYN.
+//! again, reaches nobody. Whether the last of several SYNs was answered is told by the timestamp
+//! that the answer repeats (RFC 7323); no other answer is timed.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -63,8 +63,6 @@ pub enum Due {
 pub struct Timed {
     /// From the last SYN to the answer.
     pub last_ns: u64,
-    /// From the first SYN to the answer.
-    pub first_ns: u64,
     /// SYNs until then.
     pub syns: u32,
 }
@@ -404,29 +402,32 @@ impl Attempt {
     }
 
     /// The round trip of the answered SYN by the best clock that has one.
+    ///
+    /// Only that of the last SYN, and only if it is shorter than the wait before either end sends
+    /// again: Linux answers every SYN by the timestamp of the first that it saw, so an answer to
+    /// an earlier one may be the second after a first that was lost. Its wait is no round trip
+    /// (RFC 6298 section 3).
     fn rtt(
         &self,
         echoed: Option<u32>,
         received_at: Option<Wall>,
         now: Now,
     ) -> Option<(CheckClock, u64)> {
-        let only = (self.syns == 1).then_some(0);
-        let answered = only.or_else(|| self.nth_sent(echoed?))?;
-        let by_ebpf = self.timed.and_then(|timed| {
-            let is_last = usize::try_from(timed.syns).is_ok_and(|syns| syns == answered + 1);
-            match (is_last, answered) {
-                (true, _) => Some((CheckClock::Ebpf, timed.last_ns)),
-                (false, 0) => Some((CheckClock::Ebpf, timed.first_ns)),
-                (false, _) => None,
-            }
-        });
-        by_ebpf.or_else(|| {
+        let is_last = self.syns == 1 || self.nth_sent(echoed?) == Some(self.syns - 1);
+        if !is_last {
+            return None;
+        }
+        let seen = self.timed.filter(|timed| usize::try_from(timed.syns) == Ok(self.syns));
+        let by_ebpf = seen.map(|timed| (CheckClock::Ebpf, timed.last_ns));
+        let by_kernel = || {
             if now.step_ns(self.started).abs() > CLOCK_STEP_NS {
                 return None;
             }
-            let ns = received_at?.since_ns(self.sent[answered].at?);
+            let ns = received_at?.since_ns(self.sent[self.syns - 1].at?);
             Some((CheckClock::Kernel, u64::try_from(ns).ok()?))
-        })
+        };
+        let timed = by_ebpf.or_else(by_kernel)?;
+        (Duration::from_nanos(timed.1) < FIRST_WAIT).then_some(timed)
     }
 }
 
@@ -621,20 +622,23 @@ mod tests {
             assert_eq!(answered_of_two(echo, None), open(rtt_ms, 1));
         };
         check(|_, second| Some(second.timestamp), Some(20));
-        check(|first, _| Some(first.timestamp), Some(1_015));
+        // It may be the second answer to the first SYN, whose own was lost.
+        check(|first, _| Some(first.timestamp), None);
         check(|_, _| None, None);
         check(|_, _| Some(0x5555_5555), None);
     }
 
     #[test]
     fn ebpf_is_the_better_clock_where_it_knows_the_answered_syn() {
-        let timed = Timed { last_ns: 7, first_ns: 9, syns: 2 };
+        let timed = Timed { last_ns: 7, syns: 2 };
         let check = |echo: fn(&Syn, &Syn) -> Option<u32>, timed, rtt| {
             assert_eq!(answered_of_two(echo, Some(timed)).rtt, rtt);
         };
         check(|_, second| Some(second.timestamp), timed, Some((CheckClock::Ebpf, 7)));
-        check(|first, _| Some(first.timestamp), timed, Some((CheckClock::Ebpf, 9)));
+        check(|first, _| Some(first.timestamp), timed, None);
         check(|_, _| None, timed, None);
+        let repeated = Timed { last_ns: 1_000_000_000, ..timed };
+        check(|_, second| Some(second.timestamp), repeated, None);
         let missed = Timed { syns: 1, ..timed };
         let by_kernel = Some((CheckClock::Kernel, 20_000_000));
         check(|_, second| Some(second.timestamp), missed, by_kernel);

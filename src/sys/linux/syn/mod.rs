@@ -394,9 +394,7 @@ fn times(event: &AttemptEvent) -> (IpAddr, Quote, Timed) {
         destination_port: u16::from_be_bytes(event.key.remote.port_be),
         sequence: event.sent.sequence,
     };
-    let timed =
-        Timed { last_ns: event.rtt_ns(), first_ns: event.elapsed_ns(), syns: event.sent.syns };
-    (remote, quote, timed)
+    (remote, quote, Timed { last_ns: event.rtt_ns(), syns: event.sent.syns })
 }
 
 /// After this many answers without a time from the timer, the sockets' stamps are asked for.

@@ -43,6 +43,7 @@ impl Interfaces {
         if !self.carrying.contains_key(&index) {
             let links = self.attach_both(index)?;
             self.carrying.insert(index, links);
+            tracing::debug!(index, by = ?self.attachment(), "SYNs are timed at an interface");
         }
         Ok(())
     }

@@ -226,6 +226,9 @@ impl Uring {
         let Ok(stamp_key) = u32::try_from(entry.result()) else {
             if matches!(-entry.result(), libc::EOPNOTSUPP | libc::EINVAL) {
                 // The kernel is older than the command; from here on the error queue is used.
+                if self.tx_stamps != TxStampSource::ErrorQueue {
+                    tracing::debug!("transmit stamps come by the error queue");
+                }
                 self.tx_stamps = TxStampSource::ErrorQueue;
                 let armed = self.arm_error_queue(key);
                 self.fail_on_error(key, armed);

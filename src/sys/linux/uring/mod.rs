@@ -90,20 +90,21 @@ impl Uring {
     /// # Errors
     /// `ENOSYS`, `EPERM` or `EINVAL` where io_uring is absent, forbidden or too old.
     pub fn open(options: &IoOptions) -> io::Result<Self> {
-        let ring = Ring::builder()
+        let deferred = Ring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EINVAL) => Ring::builder()
-                    .setup_coop_taskrun()
-                    .setup_taskrun_flag()
-                    .setup_cqsize(COMPLETIONS)
-                    .build(SUBMISSIONS),
-                _ => Err(error),
-            })?;
+            .build(SUBMISSIONS);
+        let (ring, is_deferred) = match deferred {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let mut cooperative = Ring::builder();
+                cooperative.setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(COMPLETIONS);
+                (cooperative.build(SUBMISSIONS)?, false)
+            }
+            deferred => (deferred?, true),
+        };
+        tracing::debug!(deferred = is_deferred, "a ring is open");
         let buffers = BufferRing::register(&ring.submitter(), RECEIVE_BYTES)?;
         let mut uring = Self {
             ring,
