@@ -119,14 +119,20 @@ fn its_numbers_are_those_of_the_metrics() {
             assert_eq!(number("rtt_ns"), Some(network + peer), "{probe}");
         }
     }
-    let in_columns: u64 = detail["target"]["heatmap"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|column| column["cells"].as_array().unwrap())
-        .map(|cell| cell[1].as_u64().unwrap())
-        .sum();
-    assert!(in_columns >= told, "{in_columns} round trips in the heat map, {told} before");
+    // A probe is counted when its reply comes, and recorded when its stamps are complete.
+    let path = format!("/api/v1/targets/{}", text(&good["id"]));
+    let started = Instant::now();
+    loop {
+        let detail = body(&both.prober.fetch(&path), 200);
+        let columns = detail["target"]["heatmap"].as_array().unwrap();
+        let cells = columns.iter().flat_map(|column| column["cells"].as_array().unwrap());
+        let in_columns: u64 = cells.map(|cell| cell[1].as_u64().unwrap()).sum();
+        if in_columns >= told {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{in_columns} of {told} in the heat map");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -252,11 +258,11 @@ impl Both {
         let both = Self { responder, prober, _held: held, _file: file };
         let started = Instant::now();
         loop {
-            let at_work = both.row("good")["received"].as_u64().unwrap() >= 30;
-            let failed = ["down", "nowhere", HOSTILE]
-                .iter()
-                .all(|name| both.row(name)["lost"].as_u64().unwrap() > 0);
-            if at_work && failed {
+            let has = |name: &str, key: &str, count: u64| {
+                both.known_row(name).is_some_and(|row| row[key].as_u64().unwrap() >= count)
+            };
+            let failed = ["down", "nowhere", HOSTILE].iter().all(|name| has(name, "lost", 1));
+            if failed && has("good", "received", 30) {
                 return both;
             }
             assert!(started.elapsed() < PATIENCE, "never at work");
@@ -281,9 +287,14 @@ impl Both {
 
     /// What is told of the target with this name.
     fn row(&self, name: &str) -> Value {
+        self.known_row(name).unwrap()
+    }
+
+    /// The same; the server answers before there is any target.
+    fn known_row(&self, name: &str) -> Option<Value> {
         let page = body(&self.prober.fetch("/api/v1/targets"), 200);
         let rows = page["targets"].as_array().unwrap();
-        rows.iter().find(|row| row["target"] == name).unwrap().clone()
+        rows.iter().find(|row| row["target"] == name).cloned()
     }
 }
 
