@@ -52,11 +52,10 @@ pub fn run(options: &Options) -> Result<()> {
     shell::run(&mut starts)
 }
 
-/// Whether this machine can load filters and make a network namespace.
+/// Whether this user can make a network namespace and has the tools.
 pub fn is_possible() -> bool {
-    cfg!(target_os = "linux")
-        && packages::is_root()
-        && (packages::can_install() || packages::DEPLOY.iter().all(packages::Tool::is_here))
+    let has_tools = packages::DEPLOY.iter().all(packages::Tool::is_here);
+    packages::is_root() && (has_tools || packages::can_install())
 }
 
 /// The output of `rttscope rules`, which `cargo xtask dashboards` keeps, as a resource.
@@ -90,9 +89,9 @@ fn units(root: &Path, drop_ins: &[&str]) -> Result<()> {
     fs::create_dir_all(&extended)?;
     fs::create_dir_all(program.parent().expect("a folder above the file"))?;
     fs::create_dir_all(root.join("lib/systemd"))?;
-    shell::run(shell::command("cp").args(["-r", SYSTEM_UNITS]).arg(root.join("lib/systemd")))?;
+    shell::output(shell::command("cp").args(["-r", SYSTEM_UNITS]).arg(root.join("lib/systemd")))?;
     // Only looked for, never run.
-    shell::run(shell::command("install").arg("xtask/Cargo.toml").arg(program))?;
+    shell::output(shell::command("install").arg("xtask/Cargo.toml").arg(program))?;
     for name in ["rttscope.service", "rttscope.socket"] {
         fs::copy(shell::root().join("deploy/systemd").join(name), system.join(name))?;
     }
