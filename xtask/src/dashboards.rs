@@ -128,7 +128,7 @@ fn keep(path: &Path, text: &str, options: &Options) -> Result<()> {
 }
 
 /// The interpreter of an environment that has these packages.
-fn python(name: &str, requirements: &str) -> Result<PathBuf> {
+pub fn python(name: &str, requirements: &str) -> Result<PathBuf> {
     let folder = shell::target_folder().join("tools").join(format!("python-{name}"));
     let python = folder.join("bin/python");
     let (wanted, installed) = (read(&shell::root().join(requirements))?, folder.join("installed"));

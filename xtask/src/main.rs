@@ -10,6 +10,7 @@ mod build_ebpf;
 mod check_foreign;
 mod dashboards;
 mod deny;
+mod deploy;
 mod fuzz;
 mod lab;
 mod packages;
@@ -41,6 +42,8 @@ enum Task {
     BuildEbpf(build_ebpf::Options),
     /// Makes the dashboards and rules anew, and holds them to Grafana's schema.
     Dashboards(dashboards::Options),
+    /// Holds units, manifests and the image's recipe to what will read them.
+    Deploy(deploy::Options),
     /// Holds the dependencies to `.deny.toml`.
     Deny,
     /// Runs the fuzz targets for a bounded time.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::CheckForeign(options) => check_foreign::run(&options),
         Task::BuildEbpf(options) => build_ebpf::run(&options),
         Task::Dashboards(options) => dashboards::run(&options),
+        Task::Deploy(options) => deploy::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),

@@ -39,6 +39,16 @@ pub const TEST: [Tool; 16] = [
     },
 ];
 
+/// What `cargo xtask deploy` needs.
+pub const DEPLOY: [Tool; 6] = [
+    Tool { program: "systemd-analyze", package: "systemd", purpose: DEPLOYMENT },
+    Tool { program: "/lib/systemd/system/sysinit.target", package: "systemd", purpose: DEPLOYMENT },
+    Tool { program: "ip", package: "iproute2", purpose: DEPLOYMENT },
+    Tool { program: "unshare", package: "util-linux", purpose: DEPLOYMENT },
+    Tool { program: "setpriv", package: "util-linux", purpose: DEPLOYMENT },
+    Tool { program: "virtualenv", package: "virtualenv", purpose: DEPLOYMENT },
+];
+
 /// What `cargo xtask fuzz` needs.
 pub const FUZZ: [Tool; 1] =
     [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];
@@ -56,8 +66,16 @@ pub const LAB: [Tool; 8] = [
 ];
 
 const OTHER_KERNELS: &str = "running the tests in other kernels";
+const DEPLOYMENT: &str = "checking what is in deploy/";
 const STATUS_PAGE: &str = "the status page in a browser";
 const LIBBPF: &str = "building libbpf, the tests' loader of eBPF";
+
+impl Tool {
+    /// Whether it need not be installed.
+    pub fn is_here(&self) -> bool {
+        shell::find(self.program).is_some()
+    }
+}
 
 /// Whether packages can be installed here without asking anybody.
 pub fn can_install() -> bool {
@@ -66,8 +84,7 @@ pub fn can_install() -> bool {
 
 /// Installs the tools that are missing, or says which packages to install.
 pub fn require(tools: &[Tool]) -> Result<()> {
-    let missing: Vec<&Tool> =
-        tools.iter().filter(|tool| shell::find(tool.program).is_none()).collect();
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !tool.is_here()).collect();
     for tool in &missing {
         println!("missing: {} (package {}), for {}", tool.program, tool.package, tool.purpose);
     }
@@ -99,7 +116,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Whether this process may install packages.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let user = shell::output(shell::command("id").arg("-u")).ok();
     user.is_some_and(|id| id.trim() == "0")
 }

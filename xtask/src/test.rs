@@ -12,7 +12,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build_ebpf, check_foreign, dashboards, deny, fuzz, lab, packages, shell, tidy};
+use crate::{
+    build_ebpf, check_foreign, dashboards, deny, deploy, fuzz, lab, packages, shell, tidy,
+};
 
 /// How strict to be.
 #[derive(Args)]
@@ -61,6 +63,11 @@ pub fn run(options: &Options) -> Result<()> {
         shell::run(&mut shell::cargo(words))
     })?;
     step("dashboards", || dashboards::run(&dashboards::Options::check()))?;
+    if strict || deploy::is_possible() {
+        step("deployment", || deploy::run(&deploy::Options::check()))?;
+    } else {
+        skipped.push("SKIP deploy: it needs root on Linux, and systemd-analyze".to_owned());
+    }
     step("documentation", || {
         let mut doc = shell::cargo(["doc", "--workspace", "--no-deps"]);
         shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
