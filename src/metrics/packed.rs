@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::varint;
+use super::writer::Sizes;
 use crate::histogram::HistogramSnapshot;
 use crate::time::seconds;
 
@@ -13,6 +14,8 @@ pub(super) struct Packed {
     bounds: Arc<Bounds>,
     /// See [`Packer::pack`].
     bytes: Box<[u8]>,
+    /// By [`Sizes::content`], 0 where nobody needs to know.
+    pub(super) content_bytes: usize,
 }
 
 /// Where classic buckets end.
@@ -26,8 +29,8 @@ pub(super) struct Bounds {
 }
 
 /// Packs histograms, and knows the boundaries that it has seen: usually all have the same ones.
-#[derive(Debug, Default)]
-pub(super) struct Packer {
+pub(super) struct Packer<'a> {
+    sizes: Option<&'a dyn Sizes>,
     known: Vec<Arc<Bounds>>,
     scratch: Vec<u8>,
 }
@@ -49,7 +52,11 @@ pub(super) struct Classic<'a> {
     bytes: &'a [u8],
 }
 
-impl Packer {
+impl<'a> Packer<'a> {
+    pub(super) const fn new(sizes: Option<&'a dyn Sizes>) -> Self {
+        Self { sizes, known: Vec::new(), scratch: Vec::new() }
+    }
+
     /// Count, sum and zero bucket come first, then what each classic bucket adds to the one before
     /// it, then each native bucket: how far it is from the one after the last, and its count.
     pub(super) fn pack(&mut self, histogram: &HistogramSnapshot) -> Packed {
@@ -70,7 +77,11 @@ impl Packer {
             varint::append(bytes, count);
             next = i64::from(index) + 1;
         }
-        Packed { bounds, bytes: bytes.as_slice().into() }
+        let mut packed = Packed { bounds, bytes: bytes.as_slice().into(), content_bytes: 0 };
+        if let Some(sizes) = self.sizes {
+            packed.content_bytes = sizes.content(&packed.unpacked());
+        }
+        packed
     }
 
     fn bounds_of(&mut self, histogram: &HistogramSnapshot) -> Arc<Bounds> {
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
     use crate::histogram::{Boundaries, Histogram};
 
-    fn check(packer: &mut Packer, histogram: &HistogramSnapshot) {
+    fn check(packer: &mut Packer<'_>, histogram: &HistogramSnapshot) {
         let packed = packer.pack(histogram);
         let unpacked = packed.unpacked();
         let found = (unpacked.count, unpacked.sum_ns, unpacked.zero_count);
@@ -180,7 +191,7 @@ mod tests {
         ) {
             let histogram = Histogram::new(Arc::new(Boundaries::new(&thresholds_ns)));
             values_ns.iter().for_each(|&ns| histogram.record(ns));
-            let mut packer = Packer::default();
+            let mut packer = Packer::new(None);
             check(&mut packer, &histogram.snapshot());
             check(&mut packer, &Histogram::new(Arc::new(Boundaries::new(&[]))).snapshot());
             check(&mut packer, &histogram.snapshot());

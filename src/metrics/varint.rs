@@ -14,6 +14,12 @@ pub(super) fn append(into: &mut Vec<u8>, mut number: u64) {
     }
 }
 
+/// How many bytes [`append`] appends.
+pub(super) fn length(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    usize::try_from(bits.div_ceil(7)).expect("ten at most")
+}
+
 /// Takes the number that the bytes begin with. They were written by [`append`].
 pub(super) fn take(bytes: &mut &[u8]) -> u64 {
     let (mut number, mut shift) = (0, 0);
@@ -49,7 +55,9 @@ mod tests {
         fn numbers_come_back(numbers: Vec<(u64, i64)>) {
             let mut bytes = Vec::new();
             for &(unsigned, signed) in &numbers {
+                let begins = bytes.len();
                 append(&mut bytes, unsigned);
+                prop_assert_eq!(bytes.len() - begins, length(unsigned));
                 append(&mut bytes, zigzag(signed));
             }
             let mut rest = &*bytes;
@@ -66,7 +74,7 @@ mod tests {
         let check = |number: u64, expected: &[u8]| {
             let mut bytes = Vec::new();
             append(&mut bytes, number);
-            assert_eq!(bytes, expected, "{number}");
+            assert_eq!((&*bytes, bytes.len()), (expected, length(number)), "{number}");
         };
         check(0, &[0]);
         check(127, &[0x7f]);
