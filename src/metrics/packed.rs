@@ -118,12 +118,14 @@ impl<'a> Unpacked<'a> {
     pub(super) fn last_label(&self) -> &'a str {
         &self.bounds.labels[self.bounds.ends.len()]
     }
+}
 
-    /// Native buckets: how far each is from the one after the last, and its count.
-    pub(super) fn native(&self) -> impl Iterator<Item = (i64, u64)> + Clone + 'a {
-        let mut classic = self.classic();
-        while classic.next().is_some() {}
-        let mut bytes = classic.bytes;
+impl<'a> Classic<'a> {
+    /// Native buckets: how far each is from the one after the last, and its count. They come after
+    /// the classic ones, of which those that are left are passed over.
+    pub(super) fn native(mut self) -> impl Iterator<Item = (i64, u64)> + Clone + 'a {
+        while self.next().is_some() {}
+        let mut bytes = self.bytes;
         std::iter::from_fn(move || {
             let more = !bytes.is_empty();
             more.then(|| (varint::unzigzag(varint::take(&mut bytes)), varint::take(&mut bytes)))
@@ -176,7 +178,7 @@ mod tests {
             histogram.classic.iter().map(|&(end_ns, at_most)| (seconds(end_ns), at_most));
         assert!(classic.eq(expected));
         let mut next = 0;
-        let native = unpacked.native().map(|(offset, count)| {
+        let native = unpacked.classic().native().map(|(offset, count)| {
             next += offset + 1;
             (next - 1, count)
         });

@@ -88,10 +88,11 @@ impl Sizes for Protobuf {
     fn content(&self, histogram: &Unpacked<'_>) -> usize {
         let numbers = [histogram.count, zigzag(SCHEMA.into()), histogram.zero_count];
         let mut bytes = numbers.map(number_bytes).iter().sum::<usize>() + 2 * REAL_BYTES;
-        for (_, _, at_most) in histogram.classic() {
+        let mut classic = histogram.classic();
+        for (_, _, at_most) in &mut classic {
             bytes += framed(number_bytes(at_most) + REAL_BYTES);
         }
-        let native = histogram.native();
+        let native = classic.native();
         runs(native.clone(), |offset, buckets| bytes += framed(span_bytes(offset, buckets)));
         match deltas(native).map(varint::length).sum() {
             0 => bytes,
@@ -104,7 +105,8 @@ fn append_content(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
     append_number(into, SAMPLE_COUNT, histogram.count);
     append_real(into, SAMPLE_SUM, seconds(histogram.sum_ns));
     // The bucket without an end is the sample count, and left to the reader.
-    for (end, _, at_most) in histogram.classic() {
+    let mut classic = histogram.classic();
+    for (end, _, at_most) in &mut classic {
         begin_message(into, BUCKET, number_bytes(at_most) + REAL_BYTES);
         append_number(into, BUCKET_COUNT, at_most);
         append_real(into, BUCKET_END, end);
@@ -112,7 +114,7 @@ fn append_content(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
     append_number(into, SCHEMA_FIELD, zigzag(SCHEMA.into()));
     append_real(into, ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS);
     append_number(into, ZERO_COUNT, histogram.zero_count);
-    let native = histogram.native();
+    let native = classic.native();
     runs(native.clone(), |offset, buckets| {
         begin_message(into, POSITIVE_SPAN, span_bytes(offset, buckets));
         append_number(into, SPAN_OFFSET, zigzag(offset));
