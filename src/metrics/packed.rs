@@ -58,7 +58,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Count, sum and zero bucket come first, then what each classic bucket adds to the one before
-    /// it, then each native bucket: how far it is from the one after the last, and its count.
+    /// it, then native buckets as the format has them.
     pub(super) fn pack(&mut self, histogram: &HistogramSnapshot) -> Packed {
         let bounds = self.bounds_of(histogram);
         let bytes = &mut self.scratch;
@@ -71,11 +71,8 @@ impl<'a> Packer<'a> {
             varint::append(bytes, at_most - below);
             below = at_most;
         }
-        let mut next = 0;
-        for &(index, count) in &histogram.native {
-            varint::append(bytes, varint::zigzag(i64::from(index) - next));
-            varint::append(bytes, count);
-            next = i64::from(index) + 1;
+        if let Some(sizes) = self.sizes {
+            sizes.native(&histogram.native, bytes);
         }
         let mut packed = Packed { bounds, bytes: bytes.as_slice().into(), content_bytes: 0 };
         if let Some(sizes) = self.sizes {
@@ -121,15 +118,11 @@ impl<'a> Unpacked<'a> {
 }
 
 impl<'a> Classic<'a> {
-    /// Native buckets: how far each is from the one after the last, and its count. They come after
-    /// the classic ones, of which those that are left are passed over.
-    pub(super) fn native(mut self) -> impl Iterator<Item = (i64, u64)> + Clone + 'a {
+    /// Native buckets as the format wrote them. They come after the classic ones, of which those
+    /// that are left are passed over.
+    pub(super) fn native(mut self) -> &'a [u8] {
         while self.next().is_some() {}
-        let mut bytes = self.bytes;
-        std::iter::from_fn(move || {
-            let more = !bytes.is_empty();
-            more.then(|| (varint::unzigzag(varint::take(&mut bytes)), varint::take(&mut bytes)))
-        })
+        self.bytes
     }
 }
 
@@ -177,12 +170,6 @@ mod tests {
         let expected =
             histogram.classic.iter().map(|&(end_ns, at_most)| (seconds(end_ns), at_most));
         assert!(classic.eq(expected));
-        let mut next = 0;
-        let native = unpacked.classic().native().map(|(offset, count)| {
-            next += offset + 1;
-            (next - 1, count)
-        });
-        assert!(native.eq(histogram.native.iter().map(|&(at, count)| (i64::from(at), count))));
     }
 
     proptest! {

@@ -92,11 +92,18 @@ impl Sizes for Protobuf {
         for (_, _, at_most) in &mut classic {
             bytes += framed(number_bytes(at_most) + REAL_BYTES);
         }
-        let native = classic.native();
-        runs(native.clone(), |offset, buckets| bytes += framed(span_bytes(offset, buckets)));
-        match deltas(native).map(varint::length).sum() {
-            0 => bytes,
-            deltas_bytes => bytes + framed(deltas_bytes),
+        bytes + classic.native().len()
+    }
+
+    fn native(&self, buckets: &[(i32, u64)], into: &mut Vec<u8>) {
+        runs(buckets, |offset, buckets| {
+            begin_message(into, POSITIVE_SPAN, span_bytes(offset, buckets));
+            append_number(into, SPAN_OFFSET, zigzag(offset));
+            append_number(into, SPAN_LENGTH, buckets);
+        });
+        if !buckets.is_empty() {
+            begin_message(into, POSITIVE_DELTA, deltas(buckets).map(varint::length).sum());
+            deltas(buckets).for_each(|delta| append(into, delta));
         }
     }
 }
@@ -114,38 +121,27 @@ fn append_content(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
     append_number(into, SCHEMA_FIELD, zigzag(SCHEMA.into()));
     append_real(into, ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS);
     append_number(into, ZERO_COUNT, histogram.zero_count);
-    let native = classic.native();
-    runs(native.clone(), |offset, buckets| {
-        begin_message(into, POSITIVE_SPAN, span_bytes(offset, buckets));
-        append_number(into, SPAN_OFFSET, zigzag(offset));
-        append_number(into, SPAN_LENGTH, buckets);
-    });
-    let deltas_bytes = deltas(native.clone()).map(varint::length).sum();
-    if deltas_bytes > 0 {
-        begin_message(into, POSITIVE_DELTA, deltas_bytes);
-        deltas(native).for_each(|delta| append(into, delta));
-    }
+    into.extend_from_slice(classic.native());
 }
 
 /// Calls for each run of neighbouring buckets: how far it is from the run before it, how many.
-fn runs(native: impl Iterator<Item = (i64, u64)>, mut run: impl FnMut(i64, u64)) {
-    // (0, 0) stands for a histogram without any: else it would be taken for a classic one.
-    let (mut run_offset, mut run_buckets) = (0, 0);
-    for (offset, _) in native {
-        if offset != 0 || run_buckets == 0 {
-            if run_buckets > 0 {
-                run(run_offset, run_buckets);
-            }
-            (run_offset, run_buckets) = (offset, 0);
-        }
-        run_buckets += 1;
+fn runs(buckets: &[(i32, u64)], mut run: impl FnMut(i64, u64)) {
+    let mut next = 0;
+    for neighbours in buckets.chunk_by(|(before, _), (after, _)| before + 1 == *after) {
+        let first = i64::from(neighbours[0].0);
+        let count = length(neighbours.len());
+        run(first - next, count);
+        next = first + count.cast_signed();
     }
-    run(run_offset, run_buckets);
+    // It stands for a histogram without any: else it would be taken for a classic one.
+    if buckets.is_empty() {
+        run(0, 0);
+    }
 }
 
 /// The count of each bucket as the difference to the bucket before it.
-fn deltas(native: impl Iterator<Item = (i64, u64)>) -> impl Iterator<Item = u64> {
-    native.scan(0_u64, |last, (_, count)| {
+fn deltas(buckets: &[(i32, u64)]) -> impl Iterator<Item = u64> {
+    buckets.iter().scan(0_u64, |last, &(_, count)| {
         let delta = count.wrapping_sub(std::mem::replace(last, count));
         Some(zigzag(delta.cast_signed()))
     })

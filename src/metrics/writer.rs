@@ -75,6 +75,9 @@ pub(super) trait Sizes {
 
     /// Of a histogram alone, without what is around it: [`Packed::content_bytes`].
     fn content(&self, histogram: &Unpacked<'_>) -> usize;
+
+    /// Writes native buckets (index, count), once for all that is asked of them later.
+    fn native(&self, buckets: &[(i32, u64)], into: &mut Vec<u8>);
 }
 
 /// A number that is exact as an integer, or is none.
