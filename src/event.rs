@@ -51,7 +51,7 @@ pub enum Event<'a> {
 }
 
 /// What came of one half-open check, as the kernel and the wire showed it. That nothing came in
-/// time is for the flow to know: it withdraws the check.
+/// time is for the flow to know: it gives the check up ([`Action::TimeOut`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// `Ok`: SYN-ACK, somebody listens. `Refused` is RST.
@@ -63,6 +63,15 @@ pub struct Answer {
     pub syn_retransmits: u32,
     /// Our side acknowledged the SYN-ACK: the handshake that should stay half-open is complete.
     pub completed: bool,
+}
+
+impl Answer {
+    /// To [`Action::TimeOut`], of a check whose SYN was sent again so many times.
+    #[must_use]
+    pub const fn timed_out(syn_retransmits: u32) -> Self {
+        let result = Err(Failure::TimedOut);
+        Self { result, rtt: None, syn_retransmits, completed: false }
+    }
 }
 
 /// How a kernel socket that has checked is closed.
@@ -153,6 +162,9 @@ pub enum Action {
     },
     /// Give the half-open check in this place up. It is not answered afterwards; the place is free.
     Withdraw(u32),
+    /// Give the half-open check in this place up, since nothing came in time. It is answered at
+    /// once, by [`Failure::TimedOut`] and how often its SYN was sent.
+    TimeOut(u32),
 }
 
 /// What a flow produced in one step, in order. Reused between steps, so that a step allocates

@@ -30,6 +30,8 @@ pub struct Race {
     lanes: [Option<Attempt>; LANES_USIZE],
     /// What failed so far, as far as the most telling failure shows it.
     failed: Option<Finish>,
+    /// The timeout was over before anybody answered.
+    timed_out: bool,
 }
 
 /// How a request ended.
@@ -92,6 +94,7 @@ impl Race {
             began: at,
             lanes: [None; LANES_USIZE],
             failed: None,
+            timed_out: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl Race {
     pub fn answered(&mut self, lane: u32, answer: &Answer, at: Now) -> Option<Finish> {
         let attempt = self.lanes.get_mut(usize::try_from(lane).ok()?)?.take()?;
         let (outcome, answer) = judge(answer, attempt.began.mono, self.give_up_at);
+        let outcome = if self.timed_out { CheckOutcome::Timeout } else { outcome };
         let earlier = self.failed.is_some_and(|failed| failed.completed);
         let finish = Finish {
             to: Some(attempt.to),
@@ -130,20 +134,29 @@ impl Race {
         self.note(finish);
         // RFC 8305 §5: a failure is not waited out.
         self.next_at = at.mono;
-        let over = self.next >= self.addresses.len() && self.running().next().is_none();
+        let untried = self.next < self.addresses.len() || self.running().next().is_some();
+        let over = self.timed_out || !untried;
         self.failed.filter(|_| over).map(|failed| self.ends(failed, at))
     }
 
-    /// What time alone brings: the end, if everything that had happened by `seen_until` was told
-    /// and the timeout was over by then.
+    /// The lane of the attempt that was waited for longest, if everything that had happened by
+    /// `seen_until` was told and the timeout was over by then: it is to be given up, and what is
+    /// known of it then ([`Self::answered`]) ends the request.
+    pub fn overdue(&mut self, seen_until: Mono) -> Option<u32> {
+        let lanes = (0..).zip(&self.lanes).filter_map(|(lane, it)| Some((lane, it.as_ref()?)));
+        let (lane, _) = lanes.min_by_key(|(_, attempt)| attempt.began.mono)?;
+        self.timed_out = seen_until >= self.give_up_at;
+        self.timed_out.then_some(lane)
+    }
+
+    /// The end of a request of which no attempt runs, if the timeout was over then.
     pub fn expired(&mut self, seen_until: Mono, at: Now) -> Option<Finish> {
-        if seen_until < self.give_up_at {
+        if seen_until < self.give_up_at || self.running().next().is_some() {
             return None;
         }
-        let waited_for = self.lanes.iter().flatten().min_by_key(|attempt| attempt.began.mono);
-        let known = waited_for.is_some() || !self.addresses.is_empty();
+        let known = !self.addresses.is_empty();
         let silence = Finish {
-            to: waited_for.map(|attempt| attempt.to),
+            to: None,
             outcome: if known { CheckOutcome::Timeout } else { CheckOutcome::Unresolved },
             began: self.began,
             elapsed_ns: 0,
@@ -242,6 +255,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
     const TIMEOUT_NS: u64 = 1_000 * MS;
+    /// Of an attempt that is not answered.
+    const SENT_AGAIN: u32 = 2;
 
     /// What an address does.
     #[derive(Clone, Copy)]
@@ -299,7 +314,11 @@ mod tests {
                 _ => {
                     assert!(due >= ms, "time does not stand still");
                     ms = due;
-                    if let Some(finish) = race.expired(at(ms).mono, at(ms)) {
+                    let ends = match race.overdue(at(ms).mono) {
+                        Some(lane) => race.answered(lane, &Answer::timed_out(SENT_AGAIN), at(ms)),
+                        None => race.expired(at(ms).mono, at(ms)),
+                    };
+                    if let Some(finish) = ends {
                         return (attempts, finish, race.running().collect());
                     }
                 }
@@ -380,16 +399,18 @@ mod tests {
             [fails(local), Silent, Silent],
             &[0, 5, 255],
             ("4.1", CheckOutcome::Timeout, 1_000),
-            2,
+            1,
         );
-        check([fails(REFUSED), Silent, Silent], &[0, 5, 255], ("6.1", failed(REFUSED), 1_000), 2);
-        check([Silent, Silent, Silent], &[0, 250, 500], ("6.1", CheckOutcome::Timeout, 1_000), 3);
+        check([fails(REFUSED), Silent, Silent], &[0, 5, 255], ("6.1", failed(REFUSED), 1_000), 1);
+        check([Silent, Silent, Silent], &[0, 250, 500], ("6.1", CheckOutcome::Timeout, 1_000), 2);
     }
 
     #[test]
     fn no_more_than_the_lanes_run_at_once() {
         let silent = ["4.1", "4.2", "4.3", "4.4", "4.5", "4.6"].map(|name| (name, Silent));
-        check(&silent, &[0, 250, 500, 750], ("4.1", CheckOutcome::Timeout, 1_000), 4);
+        let timeout = ("4.1", CheckOutcome::Timeout, 1_000);
+        let finish = check(&silent, &[0, 250, 500, 750], timeout, 3);
+        assert_eq!(finish.syn_retransmits, SENT_AGAIN, "of the one that was waited for longest");
         assert_eq!(usize::try_from(LANES).unwrap(), LANES_USIZE);
     }
 
@@ -397,6 +418,7 @@ mod tests {
     fn an_answer_that_waits_to_be_read_is_not_missing() {
         let mut race = Race::new(interleave(&addresses("4.1")), TIMEOUT_NS, at(0));
         let (lane, _) = race.begin(at(0)).unwrap();
+        assert_eq!(race.overdue(at(999).mono), None);
         assert_eq!(race.expired(at(999).mono, at(5_000)), None);
         let answer = Answer { result: Ok(()), rtt: None, syn_retransmits: 1, completed: true };
         let finish = race.answered(lane, &answer, at(5_000)).unwrap();

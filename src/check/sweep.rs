@@ -295,6 +295,10 @@ impl Sweep {
         while let Some(slot) = self.timers.pop(seen_until) {
             // The entry may be that of a request that is over.
             let Some(Some(request)) = self.slots.get_mut(index(slot)) else { continue };
+            if let Some(lane) = request.race.overdue(seen_until) {
+                out.push(Action::TimeOut(slot * LANES + lane));
+                continue;
+            }
             match request.race.expired(seen_until, at) {
                 Some(finish) => {
                     let sample = finish.sample(request.seq, self.settings.method);

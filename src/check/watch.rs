@@ -74,6 +74,8 @@ struct Running {
     due: Mono,
     tx_app: Now,
     deadline: Mono,
+    /// Nothing came in time; what is known of it is about to.
+    timed_out: bool,
 }
 
 impl Watch {
@@ -181,14 +183,16 @@ impl Watch {
     fn answered(&mut self, place: u32, answer: &Answer, at: Now, out: &mut Outbox) {
         let Some(running) = self.take(place) else { return };
         let (outcome, answer) = judge(answer, running.tx_app.mono, running.deadline);
-        self.end(running, outcome, Some(&answer), at, out);
+        let outcome = if running.timed_out { CheckOutcome::Timeout } else { outcome };
+        self.end(running, outcome, &answer, at, out);
     }
 
     /// What time alone brings, after every event.
     fn advance(&mut self, at: Now, seen_until: Mono, out: &mut Outbox) {
-        self.expire(at, seen_until, out);
+        let freeing = self.expire(seen_until, out);
         self.end_run(at.mono);
-        if !self.draining {
+        // A place that is about to be free may be the one that the next slot needs.
+        if !self.draining && !freeing {
             self.resolve(at.mono, out);
             self.take_slot(at, out);
             self.end_run(at.mono);
@@ -198,14 +202,20 @@ impl Watch {
         self.finished = self.draining && self.counters.in_flight == 0;
     }
 
-    fn expire(&mut self, at: Now, seen_until: Mono, out: &mut Outbox) {
-        while let Some((place, running)) = self.oldest()
+    /// Gives up what was not answered in time; whether there was anything.
+    fn expire(&mut self, seen_until: Mono, out: &mut Outbox) -> bool {
+        let mut any = false;
+        while let Some(&(place, _)) = self.order.front()
+            && let Some(running) = &mut self.places[index(place)]
             && seen_until >= running.deadline
         {
-            self.take(place);
-            out.push(Action::Withdraw(place));
-            self.end(running, CheckOutcome::Timeout, None, at, out);
+            running.timed_out = true;
+            out.push(Action::TimeOut(place));
+            self.order.pop_front();
+            self.pass_over();
+            any = true;
         }
+        any
     }
 
     fn end_run(&mut self, at: Mono) {
@@ -249,7 +259,7 @@ impl Watch {
         };
         self.free.pop();
         let deadline = later(slot.due, self.settings.timeout_ns);
-        let running = Running { seq, to, due: slot.due, tx_app: at, deadline };
+        let running = Running { seq, to, due: slot.due, tx_app: at, deadline, timed_out: false };
         self.places[index(place)] = Some(running);
         self.order.push_back((place, seq));
         self.counters.in_flight += 1;
@@ -277,12 +287,12 @@ impl Watch {
         &mut self,
         running: Running,
         outcome: CheckOutcome,
-        answer: Option<&Answer>,
+        answer: &Answer,
         at: Now,
         out: &mut Outbox,
     ) {
         let elapsed_ns = u64::try_from(at.mono.since_ns(running.tx_app.mono)).unwrap_or(0);
-        let rtt = answer.and_then(|answer| round_trip(answer, elapsed_ns));
+        let rtt = round_trip(answer, elapsed_ns);
         let open = outcome == CheckOutcome::Open;
         let counters = &mut self.counters;
         counters.in_flight -= 1;
@@ -297,8 +307,7 @@ impl Watch {
             CheckOutcome::Failed(_) => &mut counters.error,
             CheckOutcome::Unresolved => &mut counters.unresolved,
         } += 1;
-        let syn_retransmits = answer.map_or(0, |answer| answer.syn_retransmits);
-        let completed = answer.is_some_and(|answer| answer.completed);
+        let Answer { syn_retransmits, completed, .. } = *answer;
         counters.syn_retransmits += u64::from(syn_retransmits);
         counters.completed_handshakes += u64::from(completed);
         if let (true, Some((_, rtt_ns))) = (open, rtt) {
@@ -338,12 +347,17 @@ impl Watch {
     fn take(&mut self, place: u32) -> Option<Running> {
         let running = self.places.get_mut(index(place))?.take()?;
         self.free.push(place);
+        self.pass_over();
+        Some(running)
+    }
+
+    /// Passes over those that are over.
+    fn pass_over(&mut self) {
         while let Some(&(place, seq)) = self.order.front()
             && !self.is_running(place, seq)
         {
             self.order.pop_front();
         }
-        Some(running)
     }
 
     /// The running check with the earliest deadline.
@@ -374,6 +388,8 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
+    /// Of every check that is not answered.
+    const SENT_AGAIN: u32 = 2;
 
     /// What comes back of a check: after so many ns, this; or never anything.
     type Reply = Option<(u64, Answer)>;
@@ -461,8 +477,8 @@ mod tests {
         }
 
         fn apply(&mut self, reply: &mut impl FnMut(SocketAddr, u64) -> Reply) {
-            for action in std::mem::take(&mut self.out.actions) {
-                match action {
+            while !self.out.actions.is_empty() {
+                match self.out.actions.remove(0) {
                     Action::Check { place, to, .. } => {
                         let running = self.coming.iter().any(|(_, running, _)| *running == place);
                         assert!(!running, "place {place} is taken");
@@ -474,6 +490,13 @@ mod tests {
                     Action::Withdraw(place) => {
                         self.withdrawn += 1;
                         self.coming.retain(|(_, running, _)| *running != place);
+                    }
+                    Action::TimeOut(place) => {
+                        self.withdrawn += 1;
+                        self.coming.retain(|(_, running, _)| *running != place);
+                        let answer = Answer::timed_out(SENT_AGAIN);
+                        let event = Event::Answered { place, answer };
+                        self.watch.on(event, at(self.now_ns), &mut self.out);
                     }
                     Action::Resolve => self.resolves += 1,
                     other => panic!("a check asks for {other:?} of {:?}", FlowId(0)),
@@ -516,6 +539,8 @@ mod tests {
         assert_eq!((counters.window_lost, counters.window_checks), (8, 8));
         assert_eq!(script.withdrawn, 8);
         assert!(script.checks.iter().all(|check| check.rtt_ns.is_none()));
+        assert!(script.checks.iter().all(|check| check.syn_retransmits == SENT_AGAIN));
+        assert_eq!(counters.syn_retransmits, 8 * u64::from(SENT_AGAIN));
     }
 
     #[test]

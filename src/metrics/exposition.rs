@@ -3,7 +3,7 @@
 //! times larger.
 
 use super::moment::Moment;
-use super::writer::{Out, Value, Writer};
+use super::writer::{Out, Target, Value, Writer};
 use super::{Family, Format, Kind, Read, families};
 use crate::host::ProcessUsage;
 use crate::stats::Stats;
@@ -50,13 +50,15 @@ impl Exposition {
                 return true;
             }
             let items = family.items(&self.moment);
-            let next = self.item.unwrap_or_else(|| self.begin(family, items, into, bytes_wanted));
-            for item in next..items {
+            if self.item.is_none() {
+                self.begin(family, items, into);
+            }
+            for item in self.item.unwrap_or(0)..items {
                 if into.len() >= bytes_wanted {
                     self.item = Some(item);
                     return true;
                 }
-                self.write_item(family, item, into);
+                self.take_item(family, item, Target::Written(into));
             }
             self.family += 1;
             self.item = None;
@@ -65,40 +67,20 @@ impl Exposition {
         false
     }
 
-    /// Begins a family; returns the item to go on with.
-    fn begin(
-        &mut self,
-        family: &'static Family,
-        items: usize,
-        into: &mut Vec<u8>,
-        bytes_max: usize,
-    ) -> usize {
-        if !self.writer.is_framed() {
-            self.writer.family(family, 0, into);
-            return 0;
-        }
-        // A small family is written once, a large one twice: only to know its size at first.
-        let (mut written, mut bytes, mut forgotten) = (Vec::new(), 0, false);
+    /// Begins a family. Where its length goes first, its metrics are gone through twice.
+    fn begin(&mut self, family: &'static Family, items: usize, into: &mut Vec<u8>) {
+        let writer = self.writer;
+        let Some(sizes) = writer.sizes() else { return writer.family(family, 0, into) };
+        let mut bytes = 0;
         for item in 0..items {
-            if written.len() > bytes_max {
-                bytes += written.len();
-                forgotten = true;
-                written.clear();
-            }
-            self.write_item(family, item, &mut written);
+            self.take_item(family, item, Target::Counted(sizes, &mut bytes));
         }
-        bytes += written.len();
         if bytes > 0 {
-            self.writer.family(family, bytes, into);
+            writer.family(family, bytes, into);
         }
-        if forgotten {
-            return 0;
-        }
-        into.append(&mut written);
-        items
     }
 
-    fn write_item(&mut self, family: &'static Family, item: usize, into: &mut Vec<u8>) {
+    fn take_item(&mut self, family: &'static Family, item: usize, into: Target<'_>) {
         let out = Out { writer: self.writer, family, shared: &[], labels: &mut self.labels, into };
         family.write(&self.moment, item, out);
     }

@@ -62,8 +62,8 @@ impl Moment {
         look_at_probe: impl Fn(P) -> ProbeSnapshot,
         look_at_check: impl Fn(C) -> CheckSnapshot,
     ) -> Self {
-        let mut packer = Packer::default();
-        let mut check_packer = Packer::default();
+        let mut packer = Packer::new(writer.sizes());
+        let mut check_packer = Packer::new(writer.sizes());
         let echoes = take(&mut everything.echoes).into_iter();
         let workers = take(&mut everything.workers).into_iter();
         Self {
@@ -78,7 +78,7 @@ impl Moment {
 }
 
 impl Probe {
-    fn new(mut seen: ProbeSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+    fn new(mut seen: ProbeSnapshot, writer: &dyn Writer, packer: &mut Packer<'_>) -> Self {
         let (target, address) = (take(&mut seen.target), take(&mut seen.address));
         let own = take(&mut seen.labels);
         let mut pairs = vec![("target", &*target), ("address", &*address)];
@@ -95,7 +95,7 @@ impl Probe {
 }
 
 impl Check {
-    fn new(mut seen: CheckSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+    fn new(mut seen: CheckSnapshot, writer: &dyn Writer, packer: &mut Packer<'_>) -> Self {
         let (target, address) = (take(&mut seen.target), take(&mut seen.address));
         let pairs = [("target", &*target), ("address", &address), ("method", seen.method.name())];
         let rtt = take(&mut seen.rtt);
@@ -110,7 +110,7 @@ impl Check {
 }
 
 impl Echo {
-    fn new(mut seen: EchoSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+    fn new(mut seen: EchoSnapshot, writer: &dyn Writer, packer: &mut Packer<'_>) -> Self {
         Self {
             labels: rendered(&[("listener", &seen.listener)], writer),
             residence: seen.residence.take().map(|residence| packer.pack(&residence)),
@@ -120,7 +120,7 @@ impl Echo {
 }
 
 impl Worker {
-    fn new(seen: &WorkerSnapshot, writer: &dyn Writer, packer: &mut Packer) -> Self {
+    fn new(seen: &WorkerSnapshot, writer: &dyn Writer, packer: &mut Packer<'_>) -> Self {
         let lateness = Some(&seen.lateness).filter(|lateness| lateness.count > 0);
         Self {
             labels: rendered(&[("thread", &seen.thread)], writer),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::varint;
+use super::writer::Sizes;
 use crate::histogram::HistogramSnapshot;
 use crate::time::seconds;
 
@@ -13,6 +14,8 @@ pub(super) struct Packed {
     bounds: Arc<Bounds>,
     /// See [`Packer::pack`].
     bytes: Box<[u8]>,
+    /// By [`Sizes::content`], 0 where nobody needs to know.
+    pub(super) content_bytes: usize,
 }
 
 /// Where classic buckets end.
@@ -26,8 +29,8 @@ pub(super) struct Bounds {
 }
 
 /// Packs histograms, and knows the boundaries that it has seen: usually all have the same ones.
-#[derive(Debug, Default)]
-pub(super) struct Packer {
+pub(super) struct Packer<'a> {
+    sizes: Option<&'a dyn Sizes>,
     known: Vec<Arc<Bounds>>,
     scratch: Vec<u8>,
 }
@@ -49,9 +52,13 @@ pub(super) struct Classic<'a> {
     bytes: &'a [u8],
 }
 
-impl Packer {
+impl<'a> Packer<'a> {
+    pub(super) const fn new(sizes: Option<&'a dyn Sizes>) -> Self {
+        Self { sizes, known: Vec::new(), scratch: Vec::new() }
+    }
+
     /// Count, sum and zero bucket come first, then what each classic bucket adds to the one before
-    /// it, then each native bucket: how far it is from the one after the last, and its count.
+    /// it, then native buckets as the format has them.
     pub(super) fn pack(&mut self, histogram: &HistogramSnapshot) -> Packed {
         let bounds = self.bounds_of(histogram);
         let bytes = &mut self.scratch;
@@ -64,13 +71,14 @@ impl Packer {
             varint::append(bytes, at_most - below);
             below = at_most;
         }
-        let mut next = 0;
-        for &(index, count) in &histogram.native {
-            varint::append(bytes, varint::zigzag(i64::from(index) - next));
-            varint::append(bytes, count);
-            next = i64::from(index) + 1;
+        if let Some(sizes) = self.sizes {
+            sizes.native(&histogram.native, bytes);
         }
-        Packed { bounds, bytes: bytes.as_slice().into() }
+        let mut packed = Packed { bounds, bytes: bytes.as_slice().into(), content_bytes: 0 };
+        if let Some(sizes) = self.sizes {
+            packed.content_bytes = sizes.content(&packed.unpacked());
+        }
+        packed
     }
 
     fn bounds_of(&mut self, histogram: &HistogramSnapshot) -> Arc<Bounds> {
@@ -107,16 +115,14 @@ impl<'a> Unpacked<'a> {
     pub(super) fn last_label(&self) -> &'a str {
         &self.bounds.labels[self.bounds.ends.len()]
     }
+}
 
-    /// Native buckets: how far each is from the one after the last, and its count.
-    pub(super) fn native(&self) -> impl Iterator<Item = (i64, u64)> + Clone + 'a {
-        let mut classic = self.classic();
-        while classic.next().is_some() {}
-        let mut bytes = classic.bytes;
-        std::iter::from_fn(move || {
-            let more = !bytes.is_empty();
-            more.then(|| (varint::unzigzag(varint::take(&mut bytes)), varint::take(&mut bytes)))
-        })
+impl<'a> Classic<'a> {
+    /// Native buckets as the format wrote them. They come after the classic ones, of which those
+    /// that are left are passed over.
+    pub(super) fn native(mut self) -> &'a [u8] {
+        while self.next().is_some() {}
+        self.bytes
     }
 }
 
@@ -155,7 +161,7 @@ mod tests {
     use super::*;
     use crate::histogram::{Boundaries, Histogram};
 
-    fn check(packer: &mut Packer, histogram: &HistogramSnapshot) {
+    fn check(packer: &mut Packer<'_>, histogram: &HistogramSnapshot) {
         let packed = packer.pack(histogram);
         let unpacked = packed.unpacked();
         let found = (unpacked.count, unpacked.sum_ns, unpacked.zero_count);
@@ -164,12 +170,6 @@ mod tests {
         let expected =
             histogram.classic.iter().map(|&(end_ns, at_most)| (seconds(end_ns), at_most));
         assert!(classic.eq(expected));
-        let mut next = 0;
-        let native = unpacked.native().map(|(offset, count)| {
-            next += offset + 1;
-            (next - 1, count)
-        });
-        assert!(native.eq(histogram.native.iter().map(|&(at, count)| (i64::from(at), count))));
     }
 
     proptest! {
@@ -180,7 +180,7 @@ mod tests {
         ) {
             let histogram = Histogram::new(Arc::new(Boundaries::new(&thresholds_ns)));
             values_ns.iter().for_each(|&ns| histogram.record(ns));
-            let mut packer = Packer::default();
+            let mut packer = Packer::new(None);
             check(&mut packer, &histogram.snapshot());
             check(&mut packer, &Histogram::new(Arc::new(Boundaries::new(&[]))).snapshot());
             check(&mut packer, &histogram.snapshot());

@@ -3,8 +3,8 @@
 //! fields are written that a scraper needs, and `created_timestamp` is not known.
 
 use super::packed::{Packed, Unpacked};
-use super::varint::{append, zigzag};
-use super::writer::{Value, Writer};
+use super::varint::{self, append, zigzag};
+use super::writer::{Sizes, Value, Writer};
 use super::{Family, Kind};
 use crate::histogram::{SCHEMA, ZERO_THRESHOLD_SECONDS};
 use crate::time::seconds;
@@ -16,10 +16,9 @@ pub(super) struct Protobuf;
 impl Writer for Protobuf {
     fn labels(&self, pairs: &[(&str, &str)], into: &mut Vec<u8>) {
         for (name, value) in pairs {
-            append_message(into, METRIC_LABEL, |pair| {
-                append_text(pair, LABEL_NAME, name);
-                append_text(pair, LABEL_VALUE, value);
-            });
+            begin_message(into, METRIC_LABEL, framed(name.len()) + framed(value.len()));
+            append_text(into, LABEL_NAME, name);
+            append_text(into, LABEL_VALUE, value);
         }
     }
 
@@ -55,94 +54,120 @@ impl Writer for Protobuf {
             Value::Whole(value) => nearest(value),
             Value::Real(value) => value,
         };
-        append_message(into, FAMILY_METRIC, |metric| {
-            metric.extend_from_slice(labels);
-            append_message(metric, field, |number| append_real(number, NUMBER_VALUE, value));
-        });
+        begin_message(into, FAMILY_METRIC, labels.len() + framed(REAL_BYTES));
+        into.extend_from_slice(labels);
+        begin_message(into, field, REAL_BYTES);
+        append_real(into, NUMBER_VALUE, value);
     }
 
     fn histogram(&self, _: &Family, labels: &[u8], histogram: &Packed, into: &mut Vec<u8>) {
-        let unpacked = histogram.unpacked();
-        append_message(into, FAMILY_METRIC, |metric| {
-            metric.extend_from_slice(labels);
-            append_message(metric, METRIC_HISTOGRAM, |histogram| {
-                append_number(histogram, SAMPLE_COUNT, unpacked.count);
-                append_real(histogram, SAMPLE_SUM, seconds(unpacked.sum_ns));
-                // The bucket without an end is the sample count, and left to the reader.
-                for (end, _, at_most) in unpacked.classic() {
-                    append_message(histogram, BUCKET, |bucket| {
-                        append_number(bucket, BUCKET_COUNT, at_most);
-                        append_real(bucket, BUCKET_END, end);
-                    });
-                }
-                append_native(histogram, &unpacked);
-            });
-        });
+        let bytes = histogram.content_bytes;
+        begin_message(into, FAMILY_METRIC, labels.len() + framed(bytes));
+        into.extend_from_slice(labels);
+        begin_message(into, METRIC_HISTOGRAM, bytes);
+        append_content(into, &histogram.unpacked());
     }
 
     fn end(&self, _: &mut Vec<u8>) {}
 
-    fn is_framed(&self) -> bool {
-        true
+    fn sizes(&self) -> Option<&dyn Sizes> {
+        Some(self)
     }
 }
 
-/// Runs of neighbouring buckets, each with its distance to the run before it, and the count of
-/// each bucket as the difference to the bucket before it.
-fn append_native(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
-    append_number(into, SCHEMA_FIELD, zigzag(i64::from(SCHEMA)));
+impl Sizes for Protobuf {
+    fn number(&self, labels_bytes: usize) -> usize {
+        framed(labels_bytes + framed(REAL_BYTES))
+    }
+
+    fn histogram(&self, labels_bytes: usize, histogram: &Packed) -> usize {
+        framed(labels_bytes + framed(histogram.content_bytes))
+    }
+
+    /// As [`append_content`] writes it.
+    fn content(&self, histogram: &Unpacked<'_>) -> usize {
+        let numbers = [histogram.count, zigzag(SCHEMA.into()), histogram.zero_count];
+        let mut bytes = numbers.map(number_bytes).iter().sum::<usize>() + 2 * REAL_BYTES;
+        let mut classic = histogram.classic();
+        for (_, _, at_most) in &mut classic {
+            bytes += framed(number_bytes(at_most) + REAL_BYTES);
+        }
+        bytes + classic.native().len()
+    }
+
+    fn native(&self, buckets: &[(i32, u64)], into: &mut Vec<u8>) {
+        runs(buckets, |offset, buckets| {
+            begin_message(into, POSITIVE_SPAN, span_bytes(offset, buckets));
+            append_number(into, SPAN_OFFSET, zigzag(offset));
+            append_number(into, SPAN_LENGTH, buckets);
+        });
+        if !buckets.is_empty() {
+            begin_message(into, POSITIVE_DELTA, deltas(buckets).map(varint::length).sum());
+            deltas(buckets).for_each(|delta| append(into, delta));
+        }
+    }
+}
+
+fn append_content(into: &mut Vec<u8>, histogram: &Unpacked<'_>) {
+    append_number(into, SAMPLE_COUNT, histogram.count);
+    append_real(into, SAMPLE_SUM, seconds(histogram.sum_ns));
+    // The bucket without an end is the sample count, and left to the reader.
+    let mut classic = histogram.classic();
+    for (end, _, at_most) in &mut classic {
+        begin_message(into, BUCKET, number_bytes(at_most) + REAL_BYTES);
+        append_number(into, BUCKET_COUNT, at_most);
+        append_real(into, BUCKET_END, end);
+    }
+    append_number(into, SCHEMA_FIELD, zigzag(SCHEMA.into()));
     append_real(into, ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS);
     append_number(into, ZERO_COUNT, histogram.zero_count);
-    let mut span = |offset: i64, buckets: u64| {
-        append_message(into, POSITIVE_SPAN, |span| {
-            append_number(span, SPAN_OFFSET, zigzag(offset));
-            append_number(span, SPAN_LENGTH, buckets);
-        });
-    };
-    let native = histogram.native();
-    // (0, 0) stands for a histogram without any: else it would be taken for a classic one.
-    let (mut run_offset, mut run_buckets) = (0, 0);
-    for (offset, _) in native.clone() {
-        if offset != 0 || run_buckets == 0 {
-            if run_buckets > 0 {
-                span(run_offset, run_buckets);
-            }
-            (run_offset, run_buckets) = (offset, 0);
-        }
-        run_buckets += 1;
-    }
-    span(run_offset, run_buckets);
-    if run_buckets == 0 {
-        return;
-    }
-    append_message(into, POSITIVE_DELTA, |deltas| {
-        let mut last = 0_u64;
-        for (_, count) in native {
-            append(deltas, zigzag(count.wrapping_sub(last).cast_signed()));
-            last = count;
-        }
-    });
+    into.extend_from_slice(classic.native());
 }
 
-/// A message, or packed numbers: their length goes before them.
-fn append_message(into: &mut Vec<u8>, field: u64, content: impl FnOnce(&mut Vec<u8>)) {
+/// Calls for each run of neighbouring buckets: how far it is from the run before it, how many.
+fn runs(buckets: &[(i32, u64)], mut run: impl FnMut(i64, u64)) {
+    let mut next = 0;
+    for neighbours in buckets.chunk_by(|(before, _), (after, _)| before + 1 == *after) {
+        let first = i64::from(neighbours[0].0);
+        let count = length(neighbours.len());
+        run(first - next, count);
+        next = first + count.cast_signed();
+    }
+    // It stands for a histogram without any: else it would be taken for a classic one.
+    if buckets.is_empty() {
+        run(0, 0);
+    }
+}
+
+/// The count of each bucket as the difference to the bucket before it.
+fn deltas(buckets: &[(i32, u64)]) -> impl Iterator<Item = u64> {
+    buckets.iter().scan(0_u64, |last, &(_, count)| {
+        let delta = count.wrapping_sub(std::mem::replace(last, count));
+        Some(zigzag(delta.cast_signed()))
+    })
+}
+
+/// Of a message or text with its field and length.
+fn framed(bytes: usize) -> usize {
+    FIELD_BYTES + varint::length(length(bytes)) + bytes
+}
+
+fn number_bytes(number: u64) -> usize {
+    FIELD_BYTES + varint::length(number)
+}
+
+fn span_bytes(offset: i64, buckets: u64) -> usize {
+    number_bytes(zigzag(offset)) + number_bytes(buckets)
+}
+
+/// A message of so many bytes follows, or packed numbers.
+fn begin_message(into: &mut Vec<u8>, field: u64, bytes: usize) {
     append(into, field << 3 | WIRE_LENGTH);
-    let begins = into.len();
-    into.push(0);
-    content(into);
-    let bytes = into.len() - begins - 1;
-    let ends = into.len();
     append(into, length(bytes));
-    // Nearly every length is one byte, for which there is room; a longer one makes itself room.
-    into[begins] = into[ends];
-    into.remove(ends);
-    let others = into.len() - ends;
-    into[begins + 1..].rotate_right(others);
 }
 
 fn append_text(into: &mut Vec<u8>, field: u64, text: &str) {
-    append(into, field << 3 | WIRE_LENGTH);
-    append(into, length(text.len()));
+    begin_message(into, field, text.len());
     into.extend_from_slice(text.as_bytes());
 }
 
@@ -165,6 +190,11 @@ fn length(bytes: usize) -> u64 {
 const fn nearest(whole: u64) -> f64 {
     whole as f64
 }
+
+/// Of a field with its wire type, if it is below 16, which all are here.
+const FIELD_BYTES: usize = 1;
+/// Of a field that is a real number.
+const REAL_BYTES: usize = FIELD_BYTES + 8;
 
 /// Wire types.
 const WIRE_VARINT: u64 = 0;
@@ -211,3 +241,30 @@ const BUCKET_END: u64 = 2;
 /// Fields of `BucketSpan`.
 const SPAN_OFFSET: u64 = 1;
 const SPAN_LENGTH: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::packed::Packer;
+    use super::*;
+    use crate::histogram::{Boundaries, Histogram};
+
+    proptest! {
+        #[test]
+        fn sizes_are_those_of_what_is_written(
+            values_ns in proptest::collection::vec((0_u64..100_000_000_000, 1..300), 0..100),
+        ) {
+            let histogram = Histogram::new(Arc::new(Boundaries::new(&[])));
+            for (ns, times) in values_ns {
+                (0..times).for_each(|_| histogram.record(ns));
+            }
+            let packed = Packer::new(Some(&Protobuf)).pack(&histogram.snapshot());
+            let mut written = Vec::new();
+            append_content(&mut written, &packed.unpacked());
+            prop_assert_eq!(packed.content_bytes, written.len());
+        }
+    }
+}

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use super::packed::Packed;
-use super::writer::{Value, Writer};
+use super::writer::{Sizes, Value, Writer};
 use super::{Family, Kind};
 use crate::time::seconds;
 
@@ -83,8 +83,8 @@ impl Writer for Text {
         }
     }
 
-    fn is_framed(&self) -> bool {
-        false
+    fn sizes(&self) -> Option<&dyn Sizes> {
+        None
     }
 }
 

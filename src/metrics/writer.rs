@@ -2,7 +2,7 @@
 //! of one target, listener or thread in, bytes in the format out.
 
 use super::Family;
-use super::packed::Packed;
+use super::packed::{Packed, Unpacked};
 use super::protobuf::Protobuf;
 use super::text::Text;
 
@@ -60,8 +60,24 @@ pub(super) trait Writer: Sync {
     /// Ends the exposition.
     fn end(&self, into: &mut Vec<u8>);
 
-    /// Whether [`Self::family`] needs to be told the bytes, and is not called without metrics.
-    fn is_framed(&self) -> bool;
+    /// For a format in which lengths go first: [`Self::family`] needs to be told the bytes, and is
+    /// not called without metrics.
+    fn sizes(&self) -> Option<&dyn Sizes>;
+}
+
+/// How many bytes a format takes, known without writing them.
+pub(super) trait Sizes {
+    /// Of a metric that is one number, with labels of so many bytes.
+    fn number(&self, labels_bytes: usize) -> usize;
+
+    /// Of a metric that is a histogram.
+    fn histogram(&self, labels_bytes: usize, histogram: &Packed) -> usize;
+
+    /// Of a histogram alone, without what is around it: [`Packed::content_bytes`].
+    fn content(&self, histogram: &Unpacked<'_>) -> usize;
+
+    /// Writes native buckets (index, count), once for all that is asked of them later.
+    fn native(&self, buckets: &[(i32, u64)], into: &mut Vec<u8>);
 }
 
 /// A number that is exact as an integer, or is none.
@@ -79,7 +95,15 @@ pub(super) struct Out<'a> {
     pub(super) shared: &'a [u8],
     /// Memory to put labels together.
     pub(super) labels: &'a mut Vec<u8>,
-    pub(super) into: &'a mut Vec<u8>,
+    pub(super) into: Target<'a>,
+}
+
+/// What becomes of metrics.
+pub(super) enum Target<'a> {
+    /// They are written.
+    Written(&'a mut Vec<u8>),
+    /// Their bytes are counted.
+    Counted(&'a dyn Sizes, &'a mut usize),
 }
 
 impl Out<'_> {
@@ -108,12 +132,22 @@ impl Out<'_> {
     /// Writes native and classic buckets; a format that has no native ones leaves them out.
     pub(super) fn histogram(&mut self, extra: &[(&str, &str)], histogram: &Packed) {
         self.put_labels_together(extra);
-        self.writer.histogram(self.family, self.labels, histogram, self.into);
+        match &mut self.into {
+            Target::Written(into) => {
+                self.writer.histogram(self.family, self.labels, histogram, into);
+            }
+            Target::Counted(sizes, bytes) => {
+                **bytes += sizes.histogram(self.labels.len(), histogram);
+            }
+        }
     }
 
     fn number(&mut self, extra: &[(&str, &str)], value: Value) {
         self.put_labels_together(extra);
-        self.writer.number(self.family, self.labels, value, self.into);
+        match &mut self.into {
+            Target::Written(into) => self.writer.number(self.family, self.labels, value, into),
+            Target::Counted(sizes, bytes) => **bytes += sizes.number(self.labels.len()),
+        }
     }
 
     fn put_labels_together(&mut self, extra: &[(&str, &str)]) {

@@ -189,7 +189,9 @@ impl<'a> Script<'a> {
                 Action::Close => self.forget_connection(),
                 Action::Resolve => (self.peer)(elapsed, Outgoing::Resolve, &mut replies),
                 Action::Stamp => panic!("the prober's stamps are switched on before Connected"),
-                Action::Check { .. } | Action::Withdraw(_) => panic!("a prober checks nothing"),
+                Action::Check { .. } | Action::Withdraw(_) | Action::TimeOut(_) => {
+                    panic!("a prober checks nothing")
+                }
             }
             for (ns, incoming) in replies {
                 self.coming.push((after(self.now, ns).mono, incoming));

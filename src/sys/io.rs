@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::poll::Poll;
 use super::{Checks, Completion, IoChoice, IoEvent, IoOptions, clock, platform};
 use crate::event::{Answer, Ending, Event, Failure, FlowId, RxStamps, TxStamp};
-use crate::tcp_info::Raw;
+use crate::tcp_info::{Raw, members};
 use crate::time::{Mono, Now};
 
 /// A thread's I/O. Made and used on one thread only.
@@ -158,6 +158,17 @@ impl Io {
     /// Closes a flow's connection or listener, if it has one.
     pub fn close(&mut self, flow: FlowId) {
         forward!(self, io => io.close(flow));
+    }
+
+    /// Ends a check that was not answered in time, as [`Self::close`] does; returns how often its
+    /// SYN was sent after the first time, as far as this can be known.
+    pub fn give_up(&mut self, flow: FlowId) -> u32 {
+        let told = forward!(self, io => io.syn_retransmits(flow)).or_else(|| {
+            let sent_again = self.tcp_info(flow)?.number(&members::total_retrans)?;
+            u32::try_from(sent_again).ok()
+        });
+        self.close(flow);
+        told.unwrap_or(0)
     }
 
     /// What the kernel knows of a flow's connection, if it has one and the platform tells. A system

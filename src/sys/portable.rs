@@ -365,6 +365,11 @@ pub(crate) mod syn {
             match self.0 {}
         }
 
+        /// SYNs of a flow's check after the first, if it has one.
+        pub(crate) const fn retransmits(&self, _flow: FlowId) -> Option<u32> {
+            match self.0 {}
+        }
+
         /// Gives a flow's check up.
         pub(crate) const fn withdraw(&mut self, _flow: FlowId) {
             match self.0 {}

@@ -15,7 +15,7 @@ use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, Tar
 use crate::check::Watch;
 use crate::check::sweep::SweepTarget;
 use crate::echo::{Echo, Responder, ResponderSettings};
-use crate::event::{Action, Event, Failure, FlowId};
+use crate::event::{Action, Answer, Event, Failure, FlowId};
 use crate::probe::Probe;
 use crate::stats::{EchoSeries, TcpInfoWriter, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
@@ -58,6 +58,8 @@ pub(super) struct Turn {
     /// Flows whose connections the kernel is asked about, and when.
     sampled: Vec<FlowId>,
     sampling: Sampling,
+    /// Of checks that the current flow gave up: the place, SYNs after the first.
+    timed_out: Vec<(u32, u32)>,
 }
 
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
@@ -77,6 +79,7 @@ impl Turn {
             due: Vec::new(),
             sampled: Vec::new(),
             sampling: Sampling::default(),
+            timed_out: Vec::new(),
         }
     }
 
@@ -286,10 +289,21 @@ impl Turn {
 
     /// Does what a flow asked for in its last step, records what it measured, and sets its timer.
     fn apply(&mut self, flow: FlowId, at: Now) {
-        // A connection that cannot even be tried is an event of its own, and again has actions.
-        while let Some(failure) = self.act(flow) {
+        // A connection that cannot even be tried is an event of its own, and so is a check that was
+        // given up; both again have actions.
+        loop {
+            let failed = self.act(flow);
+            if failed.is_none() && self.timed_out.is_empty() {
+                break;
+            }
             self.record(flow);
-            self.table.take_event(flow, Event::Closed(failure), at);
+            if let Some(failure) = failed {
+                self.table.take_event(flow, Event::Closed(failure), at);
+            }
+            for (place, sent_again) in self.timed_out.drain(..) {
+                let answer = Answer::timed_out(sent_again);
+                self.table.take_event(flow, Event::Answered { place, answer }, at);
+            }
         }
         self.record(flow);
         match self.table.flow(flow) {
@@ -317,6 +331,11 @@ impl Turn {
                     if let Some(attempt) = self.table.withdraw_attempt(flow, place) {
                         self.io.close(attempt);
                     }
+                }
+                Action::TimeOut(place) => {
+                    let attempt = self.table.withdraw_attempt(flow, place);
+                    let sent_again = attempt.map_or(0, |attempt| self.io.give_up(attempt));
+                    self.timed_out.push((place, sent_again));
                 }
                 Action::Resolve => {
                     let target = match self.table.flow(flow) {

@@ -139,9 +139,11 @@ impl World {
                     self.coming.push((arrived_ns + TRIP_NS + RESIDENCE_NS, coming));
                 }
                 Action::Close => {}
-                Action::Stamp | Action::Resolve | Action::Check { .. } | Action::Withdraw(_) => {
-                    panic!("not the prober's to ask here")
-                }
+                Action::Stamp
+                | Action::Resolve
+                | Action::Check { .. }
+                | Action::Withdraw(_)
+                | Action::TimeOut(_) => panic!("not the prober's to ask here"),
             }
         }
         out.clear();

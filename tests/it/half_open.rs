@@ -24,6 +24,7 @@ on_each_io_over_veth! {
     the_books_of_checks_balance_at_every_scrape,
     a_syn_that_was_dropped_once_is_no_slow_answer,
     a_full_accept_queue_is_a_timeout,
+    a_timeout_tells_of_the_syns_that_were_sent_again,
     a_stalled_prober_counts_the_handshake_that_it_completed,
     checks_bound_to_an_interface_are_timed_there,
 }
@@ -143,6 +144,17 @@ fn a_full_accept_queue_is_a_timeout(site: &Site) {
             assert_eq!(check.outcome, "timeout", "{check:?}");
             assert_eq!((check.rtt_ns, check.clock), (None, None));
         }
+    }
+}
+
+/// The second SYN leaves after a second, whoever sends it.
+fn a_timeout_tells_of_the_syns_that_were_sent_again(site: &Site) {
+    let full = FullQueue::start(site);
+    for method in ["syn", "quickack", "dial"] {
+        let words = format!("{} --count=1 --timeout=1500ms", full.address);
+        let [check] = check(site, method, &words).try_into().expect("one check");
+        assert_eq!(check.outcome, "timeout", "{check:?}");
+        assert!(check.syn_retransmits >= 1, "{method}: {check:?}");
     }
 }
 

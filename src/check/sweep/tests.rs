@@ -103,8 +103,8 @@ impl Script {
     }
 
     fn settle(&mut self) {
-        for action in std::mem::take(&mut self.out.actions) {
-            match action {
+        while !self.out.actions.is_empty() {
+            match self.out.actions.remove(0) {
                 Action::Check { place, to, ending: Ending::Reset } => {
                     self.checks += 1;
                     let check = self.checks;
@@ -117,6 +117,13 @@ impl Script {
                 Action::Withdraw(place) => {
                     self.withdrawn += 1;
                     self.running.remove(&place).expect("something ran there");
+                }
+                Action::TimeOut(place) => {
+                    self.withdrawn += 1;
+                    self.running.remove(&place).expect("something ran there");
+                    let answer = Answer::timed_out(1);
+                    let event = Event::Answered { place, answer };
+                    self.sweep.on(event, at(self.now), &mut self.out);
                 }
                 action => panic!("{action:?}"),
             }

@@ -211,6 +211,11 @@ impl Poll {
         self.ready.retain(|event| event.key != flow.index());
     }
 
+    /// SYNs after the first of a check by SYNs of our own.
+    pub(super) fn syn_retransmits(&self, flow: FlowId) -> Option<u32> {
+        self.syn.as_ref()?.retransmits(flow)
+    }
+
     /// The socket of a flow's connection.
     pub(super) fn socket(&mut self, flow: FlowId) -> Option<&Socket> {
         entry_mut(&mut self.entries, flow).map(|entry| &entry.socket)

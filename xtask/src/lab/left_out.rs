@@ -41,7 +41,7 @@ const MANY: &str = "12,500 checks in a given time are too many for an emulated C
 const SPEED: &str = "its rates, and its share of CPU time, are too much for an emulated CPU";
 const ORDER: &str = "an emulated CPU is so late with stamps that probes end out of order";
 const ERRORS: &str =
-    "the first ICMP error comes after the second SYN there; the cause is not known";
+    "not tried there since it silences both limits on ICMP errors, which held the second back";
 const CLOCKS: &str = "microseconds of an emulated CPU say nothing";
 const PROMETHEUS: &str = "no kernel makes a difference, and Prometheus is large";
 

@@ -176,6 +176,12 @@ impl Attempts {
         Some(syn)
     }
 
+    /// SYNs of a flow's attempt after the first, if it has one.
+    #[must_use]
+    pub fn retransmits(&self, flow: FlowId) -> Option<u32> {
+        Some(self.attempts[place(self.of_flow(flow)?)].retransmits())
+    }
+
     /// Forgets the attempt of a flow, if it has one.
     pub fn withdraw(&mut self, flow: FlowId) {
         if let Some(key) = self.of_flow(flow) {
@@ -388,9 +394,12 @@ impl Attempts {
 }
 
 impl Attempt {
+    fn retransmits(&self) -> u32 {
+        u32::try_from(self.syns.saturating_sub(1)).expect("below SYNS_MAX")
+    }
+
     fn answer(&self, result: Result<(), Failure>, rtt: Option<(CheckClock, u64)>) -> Answer {
-        let retransmits = self.syns.saturating_sub(1);
-        let syn_retransmits = u32::try_from(retransmits).expect("below SYNS_MAX");
+        let syn_retransmits = self.retransmits();
         // There is no socket of ours that could acknowledge a SYN-ACK.
         Answer { result, rtt, syn_retransmits, completed: false }
     }

@@ -126,6 +126,12 @@ impl SynChecks {
         self.answers.push_back((flow, answer, now));
     }
 
+    /// SYNs of a flow's check after the first, if it has one.
+    #[must_use]
+    pub fn retransmits(&self, flow: FlowId) -> Option<u32> {
+        self.attempts.retransmits(flow)
+    }
+
     /// Gives a flow's check up, if it has one; it is not answered any more.
     pub fn withdraw(&mut self, flow: FlowId) {
         self.attempts.withdraw(flow);

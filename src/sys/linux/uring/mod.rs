@@ -245,6 +245,11 @@ impl Uring {
         self.pending.retain(|(owner, _)| *owner != flow);
     }
 
+    /// SYNs after the first of a check by SYNs of our own.
+    pub(in crate::sys) fn syn_retransmits(&self, flow: FlowId) -> Option<u32> {
+        self.syn.as_ref()?.retransmits(flow)
+    }
+
     /// The socket of a flow's connection.
     pub(in crate::sys) fn socket(&mut self, flow: FlowId) -> Option<&Socket> {
         let key = self.key(flow)?;
