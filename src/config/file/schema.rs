@@ -57,7 +57,7 @@ impl Kind {
         match self {
             Self::Duration => object(json!({
                 "type": "string",
-                "pattern": r"^\+?([0-9]+(\.[0-9]*)?(ns|us|µs|μs|ms|s|m|h))+$",
+                "pattern": r"^\+?([0-9]+(\.[0-9]*)?(ns|us|µs|μs|ms|s|m|h|d))+$",
             })),
             Self::Text => object(json!({ "type": ["string", "number"] })),
             Self::Number => object(json!({ "type": "integer", "minimum": 0 })),
@@ -186,7 +186,6 @@ const CLOCKS: &[&str] = &["auto", "kernel", "application"];
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
-    use serde::Deserialize;
     use serde::de::DeserializeOwned;
     use serde_saphyr::{Error, Spanned};
 
@@ -197,9 +196,7 @@ mod tests {
 
     /// The keys that are read, as the complaint about another one lists them.
     fn check<T: DeserializeOwned>(keys: &[Key]) {
-        #[derive(Deserialize)]
-        struct Placed<T>(#[expect(dead_code, reason = "never read: it is refused")] Spanned<T>);
-        let error = serde_saphyr::from_str::<Placed<T>>("no_such_key: 1").err().unwrap();
+        let error = serde_saphyr::from_str::<Spanned<T>>("no_such_key: 1").err().unwrap();
         let Error::SerdeUnknownField { expected, .. } = error.without_snippet() else {
             panic!("{error}");
         };

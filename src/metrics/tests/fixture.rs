@@ -87,7 +87,7 @@ pub(super) fn check() -> CheckSnapshot {
     CheckSnapshot {
         target: "web".to_owned(),
         address: "192.0.2.7:443".to_owned(),
-        labels: vec![("site".to_owned(), "fra".to_owned())],
+        labels: Vec::new(),
         method: Method::Syn,
         counters: CheckCounters::from_words(words),
         up: true,
