@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::probing::{Crew, Shared, stampless_objective};
 use super::reload::Reread;
 use super::{App, Workshop, checking, preflight};
-use crate::config::agent::{AgentSection, Module, Plan, Wanted, plan, restart_needed};
+use crate::config::agent::{AgentSection, Module, Plan, Wanted, check, plan, restart_needed};
 use crate::config::file::BadConfigFile;
 use crate::config::{Config, HostPort};
 use crate::stats::ReloadSeries;
@@ -54,7 +54,8 @@ impl App {
             let crew = Crew::of_checkers(self, by, opened, workshop)?;
             self.crews.push(crew);
         }
-        let applied = self.apply(section.targets.clone()).map_err(|why| anyhow!(why))?;
+        let wanted = section.targets.clone();
+        let applied = self.apply(wanted, section.targets_max).map_err(|why| anyhow!(why))?;
         let io = self.probers.first().map_or("", |worker| worker.io_name);
         tracing::info!(targets = applied.added, io, threads, stamps = workshop.stamps, "probing");
         let series = self.stats.add_reload();
@@ -63,9 +64,14 @@ impl App {
         Ok(())
     }
 
-    /// Makes the wanted targets those that run, from wherever they come; their names are distinct.
-    /// If anything about them cannot be, nothing changes.
-    pub(super) fn apply(&mut self, wanted: Vec<Wanted>) -> Result<Applied, String> {
+    /// Makes the wanted targets those that run, from wherever they come. If anything about them
+    /// cannot be, nothing changes.
+    pub(super) fn apply(
+        &mut self,
+        wanted: Vec<Wanted>,
+        targets_max: usize,
+    ) -> Result<Applied, String> {
+        check(&wanted, targets_max)?;
         let count = wanted.len();
         let running = self.targets.iter().map(|(id, probed)| (*id, &probed.wanted));
         let Plan { removed, added, changed, untouched } = plan(running, wanted);
@@ -160,7 +166,7 @@ impl App {
             why
         };
         let Applied { added, removed, changed, untouched } =
-            self.apply(section.targets.clone()).map_err(refused)?;
+            self.apply(section.targets.clone(), section.targets_max).map_err(refused)?;
         if let Some(agent) = &mut self.agent {
             agent.config.agent = Some(section);
         }

@@ -2,10 +2,11 @@
 //! in, who has to go and who has to come out. Pure: where the targets come from (a file, discovery)
 //! and what a running one is, is the business of others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::file::check_label;
 use super::{Config, ProbeSection, Target};
 use crate::sys::ClockChoice;
 
@@ -42,6 +43,28 @@ pub struct Wanted {
     pub labels: Vec<(String, String)>,
     /// How.
     pub module: Arc<Module>,
+}
+
+/// What every list of wanted targets must hold, from wherever it comes.
+///
+/// # Errors
+/// One line: what is wrong and what to write instead.
+pub fn check(wanted: &[Wanted], targets_max: usize) -> Result<(), String> {
+    if wanted.len() > targets_max {
+        let given = wanted.len();
+        return Err(format!("{given} targets: must be at most {targets_max}; write fewer"));
+    }
+    let mut names = HashSet::with_capacity(wanted.len());
+    for Wanted { target, labels, .. } in wanted {
+        let name = &target.name;
+        if !names.insert(name.as_str()) {
+            return Err(format!("two targets are named {name}; give one another name"));
+        }
+        for (label, value) in labels {
+            check_label(label, value).map_err(|why| format!("target {name}: {why}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// From the targets that run to those that are wanted. Who is in neither list stays as it is.
@@ -155,6 +178,20 @@ mod tests {
         }
         check(&both, &format!("{}{b}", one("a", 1, "same", "x")), (&[], &[], 0, 2));
         check(&both, &format!("{}{b}", one("c", 1, "fast", "x")), (&[0], &["c"], 0, 1));
+    }
+
+    #[test]
+    fn no_list_is_taken_that_cannot_be_shown() {
+        let list = targets(&format!("{}{}", one("a", 1, "fast", "x"), one("b", 1, "fast", "x")));
+        assert_eq!(super::check(&list, 2), Ok(()));
+        let refused = |list: &[Wanted], part: &str| {
+            let why = super::check(list, 2).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        };
+        refused(&[list[0].clone(), list[0].clone()], "two targets are named a");
+        refused(&[&list[..], &list[..1]].concat(), "3 targets: must be at most 2");
+        let labels = vec![("job".to_owned(), "x".to_owned())];
+        refused(&[Wanted { labels, ..list[0].clone() }], "target a: the label job");
     }
 
     #[test]

@@ -74,7 +74,8 @@ fn responder_targets(targets: &str, responder: SocketAddr) -> String {
         let [name, module, label] = words[..] else { panic!("{target}") };
         let port = if module == "port" { 1 } else { responder.port() };
         format!(
-            "- {{name: {name}, address: '{}:{port}', module: {module}, labels: {{site: {label}}}}}\n",
+            "- {{name: {name}, address: '{}:{port}', module: {module}, labels: {{site: \
+             {label}}}}}\n",
             responder.ip()
         )
     };

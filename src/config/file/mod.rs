@@ -136,7 +136,7 @@ impl Complaints {
 }
 
 fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let measuring = settings::measuring(&raw.measuring.unwrap_or_default(), complaints);
     let serve = raw.serve.and_then(|serve| settings::serve(&serve, complaints));
     let web = settings::web(raw.web.unwrap_or_default(), folder, complaints);

@@ -26,7 +26,9 @@ defaults: {interval: 100ms, timeout: 500ms, dscp: EF, wire: v3, window: 50}
 modules:
   fast:
     interval: 10ms
-    slos: [{threshold: 1ms, objective: 99.9%}, {name: lax, threshold: 2ms, objective: 50%, clock: application}]
+    slos:
+    - {threshold: 1ms, objective: 99.9%}
+    - {name: lax, threshold: 2ms, objective: 50%, clock: application}
   port: {prober: check, method: quickack, clock: application}
   plain: {prober: connect, dscp: 0}
 targets:
@@ -114,10 +116,8 @@ fn slips_are_told_with_their_place() {
     );
     check(
         "relay: {}",
-        &[
-            ":1:1: there is no key relay; write defaults, modules, targets, targets_file, serve, web, \
-             measuring, limits, log",
-        ],
+        &[":1:1: there is no key relay; write defaults, modules, targets, targets_file, serve, \
+             web, measuring, limits, log"],
     );
     check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
     check(
@@ -182,15 +182,13 @@ fn modules_must_make_sense() {
     );
     check(
         "modules: {a: {interval: 10us, timeout: 1h}}",
-        &[
-            ":1:40: timeout 1h: is 360000000 intervals of 10us, and at most 1024 probes of a target \
-         are in flight; write e.g. timeout: 10.24ms",
-        ],
+        &[":1:40: timeout 1h: is 360000000 intervals of 10us, and at most 1024 probes of a \
+         target are in flight; write e.g. timeout: 10.24ms"],
     );
     check(
         "modules: {a: {interval: 10us}}",
-        &[":1:25: timeout 800ms is 80000 intervals of 10us, and at most 1024 probes of a target \
-         are in flight; write e.g. timeout: 10.24ms"],
+        &[":1:25: timeout 800ms is 80000 intervals of 10us, and at most 1024 probes of a \
+         target are in flight; write e.g. timeout: 10.24ms"],
     );
     check(
         "modules: {a: {wire: v1, padding: 9}}",
@@ -205,7 +203,8 @@ fn modules_must_make_sense() {
         ],
     );
     check(
-        "modules: {a: {clock: application, slos: [{threshold: 9s, objective: 9%, clock: kernel}]}}",
+        "modules: {a: {clock: application, slos: [{threshold: 9s, objective: 9%, clock: \
+         kernel}]}}",
         &[
             ":1:42: clock kernel, but the module has none; write clock: application",
             ":1:54: the threshold is beyond the timeout of 800ms; write at most that",
