@@ -32,6 +32,11 @@
 //! needs, everybody else drops them. Each attempt is a flow of its own to the I/O, so that a late
 //! answer can reach nobody else. [`checker::Checker`] is the same for programs that embed it.
 //!
+//! # The agent
+//! [`config::file`] reads what `rttscope run` is to do, `app::reload` reads it again, and
+//! [`config::agent::plan`] says who has to go and who has to come: that is all that `app::agent`
+//! changes. Where a list of wanted targets comes from makes no difference to it.
+//!
 //! # Invariants
 //! * **A failed probe is data**, an [`sample::Outcome`] that is counted; an `Err` means that *we*
 //!   cannot work.

@@ -7,14 +7,45 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 
 use crate::check::race::LANES;
+use crate::config::agent::{AgentSection, Module};
 use crate::config::{CheckSection, Config, MeasuringSection, ProbeSection, limits};
 use crate::host::Capability;
 use crate::stats::Stats;
-use crate::sys::{self, CheckSettings, Checks, MethodChoice};
+use crate::sys::socket::SocketOptions;
+use crate::sys::{self, CheckSettings, Checks, ClockChoice, MethodChoice};
 use crate::time::duration_ns;
 
-/// Opens the checks of each measuring thread; none if nothing is to be checked.
+/// What the checks of one measuring thread have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    method: MethodChoice,
+    clock: ClockChoice,
+    socket: SocketOptions,
+}
+
+/// The kind of checks that a module makes, if it checks.
+pub(super) fn kind(module: &Module) -> Option<Kind> {
+    let method = module.settings.check?;
+    Some(Kind { method, clock: module.clock, socket: module.settings.socket.clone() })
+}
+
+/// Every kind of checks of an agent, once.
+pub(super) fn kinds(agent: &AgentSection) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for kind in agent.modules.values().filter_map(|module| kind(module)) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+/// Opens the checks of each measuring thread; none if nothing is to be checked. Of an agent, those
+/// of all threads of each of its [`kinds`].
 pub(super) fn open(config: &Config) -> Result<Vec<Checks>> {
+    if let Some(agent) = &config.agent {
+        return open_for_agent(agent, config.measuring.threads);
+    }
     let (threads, settings) = match (&config.check, &config.probe) {
         (Some(check), _) => of_a_run(check, &config.measuring),
         (None, Some(probe @ ProbeSection { check: Some(method), .. })) => {
@@ -27,6 +58,30 @@ pub(super) fn open(config: &Config) -> Result<Vec<Checks>> {
         opened.push(Checks::open(&settings)?);
     }
     sys::drop_capabilities().context("dropping what is no longer needed")?;
+    Ok(opened)
+}
+
+fn open_for_agent(agent: &AgentSection, threads: usize) -> Result<Vec<Checks>> {
+    let mut opened = Vec::new();
+    for wanted in kinds(agent) {
+        let targets = agent.targets.iter().filter(|it| kind(&it.module).as_ref() == Some(&wanted));
+        let modules = agent.modules.values().filter(|it| kind(it).as_ref() == Some(&wanted));
+        let in_flight = modules.map(|module| in_flight_max(&module.settings)).max().unwrap_or(1);
+        // As many again may come.
+        let targets = (2 * targets.count()).max(AGENT_TARGETS_MIN);
+        let settings = CheckSettings {
+            method: wanted.method,
+            clock: wanted.clock,
+            socket: wanted.socket,
+            checks_max: in_flight.saturating_mul(targets.div_ceil(threads)),
+        };
+        for _ in 0..threads {
+            opened.push(Checks::open(&settings)?);
+        }
+    }
+    if !opened.is_empty() {
+        sys::drop_capabilities().context("dropping what is no longer needed")?;
+    }
     Ok(opened)
 }
 
@@ -83,3 +138,6 @@ fn in_flight_max(probe: &ProbeSection) -> usize {
     let slots = duration_ns(probe.timeout) / duration_ns(probe.interval).max(1) + 1;
     usize::try_from(slots).unwrap_or(usize::MAX).min(limits::IN_FLIGHT_MAX)
 }
+
+/// Targets of each kind that an agent makes room for, if it has fewer.
+const AGENT_TARGETS_MIN: usize = 64;

@@ -1,17 +1,20 @@
 //! Starts the sections that a [`Config`] has, keeps the control plane running, and stops
 //! everything in order: the prober first, so that its last replies are still answered and counted.
 
+mod agent;
 mod checking;
 mod doctor;
 mod info;
 mod output;
 mod preflight;
 mod probing;
+mod reload;
 mod signals;
 mod sweep;
 mod sweep_output;
 mod web;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,8 +24,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::agent::{Agent, next_reread};
 use self::output::{Output, Screen};
-use self::probing::Probed;
+use self::probing::{Crew, Probed};
 use self::web::Web;
 use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
@@ -106,8 +110,14 @@ struct App {
     stats: Arc<Stats>,
     responders: Vec<Worker>,
     probers: Vec<Worker>,
-    /// By [`TargetId`].
-    targets: Vec<Probed>,
+    /// Who probes what, by [`Crew::does`].
+    crews: Vec<Crew>,
+    targets: BTreeMap<TargetId, Probed>,
+    /// The number of the next target.
+    next_target: u32,
+    /// The kernel gives stamps, and they are wanted.
+    stamps: bool,
+    agent: Option<Agent>,
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
@@ -148,13 +158,25 @@ impl App {
         for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
             tracing::info!(capability = name, reason, "not available; measuring without");
         }
-        let targets_max = config.probe.as_ref().map_or(1, |probe| probe.targets.len().max(1));
+        let targets_max = match (&config.probe, &config.agent) {
+            // It costs nothing before it is used.
+            (_, Some(_)) => limits::TARGETS_MAX,
+            (Some(probe), None) => probe.targets.len().max(1),
+            (None, None) => 1,
+        };
+        let (rereads, requests) = match &config.agent {
+            Some(agent) => {
+                let (rereads, requests) = reload::follow(&agent.file)?;
+                (Some(rereads), Some(requests))
+            }
+            None => (None, None),
+        };
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let (web, metrics_url) = match &config.web {
             Some(web) => {
-                let (web, url) = Web::start(web, &stats, &ready)?;
+                let (web, url) = Web::start(web, &stats, &ready, requests)?;
                 (Some(web), Some(url))
             }
             None => (None, None),
@@ -175,7 +197,11 @@ impl App {
             stats: Arc::clone(&stats),
             responders: Vec::new(),
             probers: Vec::new(),
-            targets: Vec::new(),
+            crews: Vec::new(),
+            targets: BTreeMap::new(),
+            next_target: 0,
+            stamps: detected.stamps,
+            agent: None,
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
@@ -187,6 +213,8 @@ impl App {
         }
         if let Some(probe) = &config.probe {
             app.probe(probe, answering_at, checks, &mut workshop)?;
+        } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
+            app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
         ready.store(true, Ordering::Release);
         Ok(app)
@@ -222,6 +250,7 @@ impl App {
             tokio::select! {
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
+                reread = next_reread(&mut self.agent) => self.reread(reread),
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
@@ -238,15 +267,16 @@ impl App {
 
     /// Notes that a target is finished; true if it was the last one.
     fn finished(&mut self, target: TargetId) -> bool {
-        if let Some(probed) = self.targets.get_mut(target.index()) {
+        if let Some(probed) = self.targets.get_mut(&target) {
             probed.finished = true;
         }
-        self.targets.iter().all(|probed| probed.finished)
+        // Others may come.
+        self.agent.is_none() && self.targets.values().all(|probed| probed.finished)
     }
 
     /// Looks a target's name up in the background and tells its worker.
     fn resolve(&self, target: TargetId) {
-        let Some(probed) = self.targets.get(target.index()) else { return };
+        let Some(probed) = self.targets.get(&target) else { return };
         if probed.looking_up.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -255,7 +285,7 @@ impl App {
         let followed = Arc::clone(&probed.followed);
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
-        let HostPort { host, port } = probed.address.clone();
+        let HostPort { host, port } = probed.wanted.target.address.clone();
         let lookups = Arc::clone(&self.lookups);
         tokio::spawn(async move {
             let _turn = lookups.acquire_owned().await.expect("the semaphore is never closed");
@@ -294,10 +324,10 @@ impl App {
             worker.change(Change::Finish);
         }
         let settled = async {
-            while !self.targets.iter().all(|probed| probed.finished) {
+            while !self.targets.values().all(|probed| probed.finished) {
                 match self.reports.recv().await {
                     Some(Report::Finished(target)) => {
-                        if let Some(probed) = self.targets.get_mut(target.index()) {
+                        if let Some(probed) = self.targets.get_mut(&target) {
                             probed.finished = true;
                         }
                     }
@@ -324,7 +354,9 @@ impl App {
             bail!("a measuring thread died; its error is in the log");
         }
         let answered = |probed: &Probed| probed.series.answered();
-        let good = self.targets.is_empty() || self.targets.iter().any(answered);
+        // An agent that is told to end has done its work.
+        let good =
+            self.agent.is_some() || self.targets.is_empty() || self.targets.values().any(answered);
         Ok(if good { Verdict::Good } else { Verdict::Unanswered })
     }
 }
@@ -401,5 +433,11 @@ mod tests {
     #[test]
     fn any_padding_that_can_be_asked_for_can_be_sent() {
         assert_eq!(limits::PADDING_BYTES_MAX, crate::wire::V3_PADDING_BYTES_MAX);
+    }
+
+    /// Nor must the configuration know the metrics.
+    #[test]
+    fn no_label_that_a_file_may_give_is_one_of_the_metrics() {
+        assert_eq!(crate::config::file::RESERVED_LABELS, crate::metrics::RESERVED_LABELS);
     }
 }

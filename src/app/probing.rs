@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use super::{App, Workshop, preflight, reachable};
+use super::{App, Workshop, checking, preflight, reachable};
 use crate::check::WatchSettings;
+use crate::config::agent::{Module, Wanted};
 use crate::config::{HostPort, ProbeSection, SloClock, Target, TcpInfoChoice, WireChoice, limits};
 use crate::event::Ending;
 use crate::probe::{ProbeSettings, Wire};
@@ -17,17 +18,20 @@ use crate::sample::Method;
 use crate::schedule;
 use crate::stats::history::History;
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives};
-use crate::stats::{CheckSeries, ProbeSeries};
-use crate::sys::{Checks, Followed, clock};
+use crate::stats::{CheckSeries, ProbeSeries, Stats};
+use crate::sys::socket::SocketOptions;
+use crate::sys::{Checks, Followed, Follower, clock};
 use crate::tcp_info::Members;
 use crate::time::duration_ns;
 use crate::worker::{Change, NewProbe, NewWatch, TargetId};
 
 /// What the control plane knows of a target.
 pub(super) struct Probed {
+    pub(super) wanted: Wanted,
+    /// Index in `App::crews`.
+    pub(super) crew: usize,
     /// Index in `App::probers`.
     pub(super) worker: usize,
-    pub(super) address: HostPort,
     pub(super) series: Series,
     /// Its addresses, if eBPF programs time its checks.
     pub(super) followed: Arc<Followed>,
@@ -45,6 +49,28 @@ pub(super) enum Series {
     Check(Arc<CheckSeries>),
 }
 
+/// Measuring threads that do the same kind of work.
+pub(super) struct Crew {
+    /// Echo probes if there is none.
+    checks: Option<(checking::Kind, Method)>,
+    members: Vec<Member>,
+}
+
+struct Member {
+    /// Index in `App::probers`.
+    worker: usize,
+    follower: Option<Follower>,
+    targets: usize,
+}
+
+/// What the targets of a module share.
+pub(super) struct Shared {
+    crew: usize,
+    stamps: bool,
+    options: Arc<SocketOptions>,
+    objectives: Arc<Objectives>,
+}
+
 impl Series {
     pub(super) fn count_resolve_failure(&self) {
         match self {
@@ -59,6 +85,83 @@ impl Series {
             Self::Probe(series) => series.snapshot().counters.received > 0,
             Self::Check(series) => series.snapshot().counters.open > 0,
         }
+    }
+
+    /// Shows it no longer.
+    pub(super) fn remove_from(&self, stats: &Stats) {
+        match self {
+            Self::Probe(series) => stats.remove_probe(series),
+            Self::Check(series) => stats.remove_check(series),
+        }
+    }
+}
+
+impl Crew {
+    /// Starts threads for echo probes.
+    pub(super) fn of_probers(
+        app: &mut App,
+        threads: usize,
+        workshop: &mut Workshop<'_>,
+    ) -> Result<Self> {
+        let mut members = Vec::with_capacity(threads);
+        for number in 0..threads {
+            let worker = app.probers.len();
+            app.probers.push(workshop.make(format!("probe-{number}"), None)?);
+            members.push(Member { worker, follower: None, targets: 0 });
+        }
+        Ok(Self { checks: None, members })
+    }
+
+    /// Starts a thread for each of these checks of one kind.
+    pub(super) fn of_checkers(
+        app: &mut App,
+        kind: checking::Kind,
+        opened: Vec<Checks>,
+        workshop: &mut Workshop<'_>,
+    ) -> Result<Self> {
+        let mut method = Method::Dial;
+        let mut members = Vec::with_capacity(opened.len());
+        for checks in opened {
+            method = checks.method();
+            let (worker, follower) = (app.probers.len(), checks.follower());
+            let number: usize = app.crews.iter().map(Self::checkers).sum();
+            let name = format!("check-{}", number + members.len());
+            app.probers.push(workshop.make(name, Some(checks))?);
+            members.push(Member { worker, follower, targets: 0 });
+        }
+        Ok(Self { checks: Some((kind, method)), members })
+    }
+
+    /// Whether these are the threads for a module's targets.
+    pub(super) fn does(&self, module: &Module) -> bool {
+        self.checks.as_ref().map(|(kind, _)| kind) == checking::kind(module).as_ref()
+    }
+
+    /// Notes that one of the worker's targets is gone.
+    pub(super) fn left(&mut self, worker: usize) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.worker == worker) {
+            member.targets -= 1;
+        }
+    }
+
+    /// The member for one more target: the first of those with fewest.
+    fn next(&mut self) -> &mut Member {
+        let next = self.members.iter_mut().min_by_key(|member| member.targets);
+        let next = next.expect("a crew has a thread");
+        next.targets += 1;
+        next
+    }
+
+    fn checkers(&self) -> usize {
+        self.checks.as_ref().map_or(0, |_| self.members.len())
+    }
+}
+
+impl Shared {
+    /// Of the module's targets with this crew.
+    pub(super) fn new(module: &Module, crew: usize, stamps: bool) -> Self {
+        let options = Arc::new(module.settings.socket.clone());
+        Self { crew, stamps, options, objectives: Arc::new(objectives(&module.settings)) }
     }
 }
 
@@ -81,106 +184,120 @@ impl App {
             bail!("--slo {slo}: there are no kernel stamps here; write its clock as application");
         }
         preflight::check(targets.iter().map(|target| &target.address), &probe.socket)?;
-        match probe.check {
-            None => self.probe_by_echo(probe, targets, workshop),
-            Some(_) => self.probe_by_checks(probe, targets, opened, workshop),
-        }
-    }
-
-    fn probe_by_echo(
-        &mut self,
-        probe: &ProbeSection,
-        targets: &[Target],
-        workshop: &mut Workshop<'_>,
-    ) -> Result<()> {
-        let threads = workshop.measuring.threads.min(targets.len());
-        for number in 0..threads {
-            self.probers.push(workshop.make(format!("probe-{number}"), None)?);
-        }
-        let io = self.probers.first().map_or("", |worker| worker.io_name);
-        tracing::info!(targets = targets.len(), io, threads, stamps = workshop.stamps, "probing");
-        let options = Arc::new(probe.socket.clone());
-        let objectives = Arc::new(objectives(probe));
-        let members = tcp_info_members(probe.tcp_info, self.web.is_some());
+        let settings = ProbeSection { targets: Vec::new(), ..probe.clone() };
+        let module = Module { name: String::new(), clock: workshop.measuring.clock, settings };
+        let crew = match checking::kind(&module) {
+            None => {
+                let threads = workshop.measuring.threads.min(targets.len());
+                let crew = Crew::of_probers(self, threads, workshop)?;
+                let io = self.probers.first().map_or("", |worker| worker.io_name);
+                let (targets, stamps) = (targets.len(), workshop.stamps);
+                tracing::info!(targets, io, threads, stamps, "probing");
+                crew
+            }
+            Some(kind) => {
+                let crew = Crew::of_checkers(self, kind, opened, workshop)?;
+                let io = self.probers.first().map_or("", |worker| worker.io_name);
+                let (targets, threads) = (targets.len(), self.probers.len());
+                let method = crew.checks.as_ref().map_or("", |(_, method)| method.name());
+                tracing::info!(targets, io, threads, method, "checking");
+                crew
+            }
+        };
+        self.crews.push(crew);
+        let shared = Shared::new(&module, 0, workshop.stamps);
+        let module = Arc::new(module);
         let remembered = self.remembered(targets.len());
-        for (number, target) in targets.iter().enumerate() {
-            let address = target.address.to_string();
-            let series =
-                ProbeSeries::new(&target.name, address, Vec::new(), Arc::clone(&objectives));
-            let series = series.with_tcp_info(members);
-            let series = self.stats.add_probe(match remembered {
-                Some(probes_max) => series.with_history(probes_max),
-                None => series,
-            });
-            let worker = number % threads;
-            self.probers[worker].change(Change::Probe(Box::new(NewProbe {
-                target: TargetId(u32::try_from(number).context("too many targets")?),
-                settings: probe_settings(probe, &target.address, number, workshop.stamps),
-                options: Arc::clone(&options),
-                series: Arc::clone(&series),
-            })));
-            self.know(target, worker, Series::Probe(series), Followed::new(None));
+        for target in targets {
+            let module = Arc::clone(&module);
+            let wanted = Wanted { target: target.clone(), labels: Vec::new(), module };
+            self.add(wanted, &shared, remembered);
         }
         Ok(())
     }
 
-    fn probe_by_checks(
-        &mut self,
-        probe: &ProbeSection,
-        targets: &[Target],
-        opened: Vec<Checks>,
-        workshop: &mut Workshop<'_>,
-    ) -> Result<()> {
-        let mut method = Method::Dial;
-        let mut followers = Vec::new();
-        for (number, checks) in opened.into_iter().enumerate() {
-            method = checks.method();
-            followers.push(checks.follower());
-            self.probers.push(workshop.make(format!("check-{number}"), Some(checks))?);
-        }
-        let threads = self.probers.len();
-        let io = self.probers.first().map_or("", |worker| worker.io_name);
-        let name = method.name();
-        tracing::info!(targets = targets.len(), io, threads, method = name, "checking");
-        let objectives = Arc::new(objectives(probe));
-        let remembered = self.remembered(targets.len());
-        for (number, target) in targets.iter().enumerate() {
-            let address = target.address.to_string();
-            let series = CheckSeries::new(&target.name, address, method, Arc::clone(&objectives));
-            let series = self.stats.add_check(match remembered {
-                Some(checks_max) => series.with_history(checks_max),
-                None => series,
-            });
-            let worker = number % threads;
-            let settings = watch_settings(probe, &target.address, number, method);
-            let followed = Followed::new(followers[worker].clone());
-            followed.only(&settings.addresses);
-            self.probers[worker].change(Change::Watch(Box::new(NewWatch {
-                target: TargetId(u32::try_from(number).context("too many targets")?),
-                settings,
-                series: Arc::clone(&series),
-            })));
-            self.know(target, worker, Series::Check(series), followed);
-        }
-        Ok(())
-    }
-
-    /// How many probes of each of so many targets are remembered, if there is a page to show them.
-    fn remembered(&self, targets: usize) -> Option<usize> {
-        self.web.as_ref().map(|_| History::probes_max_of(targets))
-    }
-
-    /// Remembers a target, in the order of their numbers.
-    fn know(&mut self, target: &Target, worker: usize, series: Series, followed: Followed) {
-        self.targets.push(Probed {
+    /// Starts one more target, of which so many probes are remembered.
+    pub(super) fn add(&mut self, wanted: Wanted, shared: &Shared, remembered: Option<usize>) {
+        let id = TargetId(self.next_target);
+        self.next_target += 1;
+        let method = self.crews[shared.crew].checks.as_ref().map(|(_, method)| *method);
+        let member = self.crews[shared.crew].next();
+        let worker = member.worker;
+        let followed = Followed::new(member.follower.clone());
+        let (change, series) = match method {
+            None => self.new_probe(id, &wanted, shared, remembered),
+            Some(method) => {
+                followed.only(&addresses(&wanted.target.address).0);
+                self.new_watch(id, &wanted, shared, (method, remembered))
+            }
+        };
+        self.probers[worker].change(change);
+        let probed = Probed {
+            wanted,
+            crew: shared.crew,
             worker,
-            address: target.address.clone(),
             series,
             followed: Arc::new(followed),
             unresolved: Arc::default(),
             looking_up: Arc::default(),
             finished: false,
+        };
+        self.targets.insert(id, probed);
+    }
+
+    fn new_probe(
+        &self,
+        id: TargetId,
+        wanted: &Wanted,
+        shared: &Shared,
+        remembered: Option<usize>,
+    ) -> (Change, Series) {
+        let Wanted { target, labels, module } = wanted;
+        let address = target.address.to_string();
+        let objectives = Arc::clone(&shared.objectives);
+        let series = ProbeSeries::new(&target.name, address, labels.clone(), objectives);
+        let members = tcp_info_members(module.settings.tcp_info, self.web.is_some());
+        let series = series.with_tcp_info(members);
+        let series = self.stats.add_probe(match remembered {
+            Some(probes_max) => series.with_history(probes_max),
+            None => series,
         });
+        let change = Change::Probe(Box::new(NewProbe {
+            target: id,
+            settings: probe_settings(&module.settings, &target.address, id.index(), shared.stamps),
+            options: Arc::clone(&shared.options),
+            series: Arc::clone(&series),
+        }));
+        (change, Series::Probe(series))
+    }
+
+    fn new_watch(
+        &self,
+        id: TargetId,
+        wanted: &Wanted,
+        shared: &Shared,
+        (method, remembered): (Method, Option<usize>),
+    ) -> (Change, Series) {
+        let Wanted { target, labels, module } = wanted;
+        let address = target.address.to_string();
+        let objectives = Arc::clone(&shared.objectives);
+        let series = CheckSeries::new(&target.name, address, method, objectives);
+        let series = series.with_labels(labels.clone());
+        let series = self.stats.add_check(match remembered {
+            Some(checks_max) => series.with_history(checks_max),
+            None => series,
+        });
+        let change = Change::Watch(Box::new(NewWatch {
+            target: id,
+            settings: watch_settings(&module.settings, &target.address, id.index(), method),
+            series: Arc::clone(&series),
+        }));
+        (change, Series::Check(series))
+    }
+
+    /// How many probes of each of so many targets are remembered, if there is a page to show them.
+    pub(super) fn remembered(&self, targets: usize) -> Option<usize> {
+        self.web.as_ref().map(|_| History::probes_max_of(targets))
     }
 }
 
@@ -206,7 +323,7 @@ fn objectives(probe: &ProbeSection) -> Objectives {
 }
 
 /// An objective that only the kernel's times can judge, if there are none.
-fn stampless_objective(probe: &ProbeSection, stamps: bool) -> Option<&str> {
+pub(super) fn stampless_objective(probe: &ProbeSection, stamps: bool) -> Option<&str> {
     let judged = probe.slos.iter().find(|slo| slo.clock == SloClock::Kernel);
     judged.filter(|_| !stamps).map(|slo| slo.name.as_str())
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{reachable, step_back};
 use crate::config::{BadFile, WebListen, WebSection};
-use crate::http::{self, Guard, HttpState};
+use crate::http::{self, Guard, HttpState, ReloadRequests};
 use crate::stats::Stats;
 use crate::sys::{self, clock, socket};
 use crate::time::Wall;
@@ -33,6 +33,7 @@ impl Web {
         web: &WebSection,
         stats: &Arc<Stats>,
         ready: &Arc<AtomicBool>,
+        reload: Option<ReloadRequests>,
     ) -> Result<(Self, String)> {
         let guard = guard(web, stats)?;
         let scheme = guard.scheme();
@@ -44,7 +45,8 @@ impl Web {
             first.get_or_insert(address);
         }
         let first: SocketAddr = first.context("the HTTP server has no address")?;
-        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall);
+        let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall)
+            .with_reload(reload);
         let turning = http::turn_heat_maps(Arc::clone(stats));
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();

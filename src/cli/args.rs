@@ -31,6 +31,9 @@ pub(super) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Do what a configuration file says, and follow its changes.
+    #[command(after_help = "Example: rttscope run --config.file rttscope.yaml")]
+    Run(RunCommand),
     /// Answer probes.
     #[command(after_help = "Example: rttscope serve --listen :4000")]
     Serve(ServeCommand),
@@ -59,6 +62,19 @@ pub(super) enum Command {
     /// Print a man page: of the program, or of one command.
     #[command(after_help = "Example: rttscope man probe > rttscope-probe.1")]
     Man(ManCommand),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunCommand {
+    /// YAML file of modules, targets and everything else; or tcp_ping_prometheus' targets.json.
+    #[arg(long = "config.file", value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Only say whether the file is good: exit code 2 if not.
+    #[arg(long = "config.check")]
+    pub(super) check: bool,
+    /// Print the JSON Schema of such files.
+    #[arg(long = "config.schema")]
+    pub(super) schema: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,12 +7,12 @@ use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags, WebFlags,
 };
-use super::{Parsed, Place, UsageError, check, completions, doctor, manual, rules, targets};
+use super::{Parsed, Place, UsageError, check, completions, doctor, manual, rules, run, targets};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
     ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebListen, WebSection, WireChoice, limits,
-    setting,
+    setting, targets_file,
 };
 use crate::sample::Method;
 use crate::sys::socket::SocketOptions;
@@ -21,6 +21,7 @@ use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 /// What a command line stands for.
 pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
     let config = match &cli.command {
+        Command::Run(command) => return run::parsed(command),
         Command::Serve(command) => serve(command)?,
         Command::Probe(command) => probe(command)?,
         Command::Both(command) => both(command)?,
@@ -64,6 +65,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         info: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
+        agent: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
     })
@@ -91,6 +93,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         check: None,
         info: None,
         doctor: None,
+        agent: None,
         web,
         measuring,
         log: log_section(&command.common),
@@ -106,6 +109,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         info: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
+        agent: None,
         measuring,
         log: log_section(&command.common),
     })
@@ -128,6 +132,7 @@ fn info(command: &InfoCommand) -> Result<Config, UsageError> {
         check: None,
         info: Some(section),
         doctor: None,
+        agent: None,
         web: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),
@@ -247,7 +252,9 @@ fn target_list(flags: &ProberFlags) -> Result<Vec<Target>, UsageError> {
     }
     if let Some(path) = &flags.targets {
         let name = format!("--targets {}", super::shown(&path.to_string_lossy()));
-        list.extend(targets::read(path).map_err(|why| UsageError::new(format!("{name}: {why}")))?);
+        list.extend(
+            targets_file::read(path).map_err(|why| UsageError::new(format!("{name}: {why}")))?,
+        );
     }
     targets::check(&list).map_err(UsageError::new)?;
     Ok(list)

@@ -37,6 +37,7 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
         check,
         info: None,
         doctor: None,
+        agent: None,
         web: None,
         measuring,
         log,

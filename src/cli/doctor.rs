@@ -23,6 +23,7 @@ pub(super) fn config(command: &DoctorCommand) -> Result<Config, UsageError> {
         check: None,
         info: None,
         doctor: Some(DoctorSection { json: command.json }),
+        agent: None,
         web: None,
         measuring: measuring_section(&command.common)?,
         log: log_section(&command.common),

@@ -19,12 +19,13 @@ mod completions;
 mod doctor;
 mod manual;
 mod rules;
+mod run;
 mod seed;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 9] =
-    ["serve", "probe", "both", "check", "info", "doctor", "rules", "completions", "man"];
+const COMMANDS: [&str; 10] =
+    ["run", "serve", "probe", "both", "check", "info", "doctor", "rules", "completions", "man"];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +83,7 @@ enum Place<'a> {
     Target,
 }
 
-/// Reads a command line, the program's own name first. Reads the file of `--targets` or `--file`,
+/// Reads a command line, the program's own name first. Reads the files that it names,
 /// nothing else; changes nothing.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> = args.into_iter().collect();

@@ -18,7 +18,7 @@ use crate::config::address::parse_listen;
 use crate::config::nearest::nearest;
 use crate::config::{
     BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target,
-    TcpInfoChoice, WebListen, WebSection, WireChoice, defaults, setting,
+    TcpInfoChoice, WebListen, WebSection, WireChoice, defaults, setting, targets_file,
 };
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
@@ -217,6 +217,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
             config_file: None,
         }),
         doctor: None,
+        agent: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,
             clock: ClockChoice::Auto,
@@ -274,7 +275,7 @@ fn target_list(flags: &SeedFlags) -> Result<Vec<Target>, UsageError> {
         return Ok(vec![Target { name: "default".to_owned(), address }]);
     }
     let place = format!("-targets={}", shown(&flags.targets));
-    let list = targets::read(Path::new(&flags.targets))
+    let list = targets_file::read(Path::new(&flags.targets))
         .map_err(|why| UsageError::new(format!("{place}: {why}")))?;
     targets::check(&list).map_err(UsageError::new)?;
     Ok(list)

@@ -71,6 +71,7 @@ fn nothing() -> Config {
         check: None,
         info: None,
         doctor: None,
+        agent: None,
         web: None,
         measuring: MeasuringSection {
             io: IoChoice::Auto,

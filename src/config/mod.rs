@@ -9,10 +9,17 @@ use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
+pub mod agent;
 pub mod duration;
+pub mod file;
 pub mod nearest;
 pub mod setting;
+pub mod targets_file;
 pub mod web_file;
+
+mod yaml;
+
+use self::agent::AgentSection;
 
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +28,9 @@ pub struct Config {
     pub serve: Option<ServeSection>,
     /// Send probes, if present.
     pub probe: Option<ProbeSection>,
+    /// Probe what a configuration file says, and follow its changes, if present. Instead of
+    /// [`Self::probe`].
+    pub agent: Option<AgentSection>,
     /// Check addresses so many times each, and end, if present. Alone.
     pub check: Option<CheckSection>,
     /// Show what the kernel knows of one connection, if present. Alone.
@@ -364,6 +374,20 @@ pub mod limits {
     pub const WEB_ADDRESSES_MAX: usize = 64;
     /// Bytes of a file of the HTTP server: its configuration, a certificate, a key.
     pub const WEB_FILE_BYTES_MAX: u64 = 1_024 * 1_024;
+    /// Words, lists and maps in the configuration of the HTTP server.
+    pub const WEB_FILE_NODES_MAX: usize = 250_000;
+    /// Bytes of a configuration file.
+    pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+    /// Words, lists and maps in a configuration file: twenty for each target.
+    pub const CONFIG_FILE_NODES_MAX: usize = 20 * TARGETS_MAX;
+    /// Modules of a configuration file.
+    pub const MODULES_MAX: usize = 256;
+    /// Mistakes of a configuration file that are told.
+    pub const MISTAKES_MAX: usize = 20;
+    /// Labels that a user gives to a target.
+    pub const LABELS_MAX: usize = 32;
+    /// Bytes of a label's value.
+    pub const LABEL_BYTES_MAX: usize = 1_024;
     /// Users of the HTTP server.
     pub const WEB_USERS_MAX: usize = 1_000;
     /// The dearest bcrypt hash of a user: a few seconds of a CPU.

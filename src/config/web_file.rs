@@ -8,9 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_saphyr::{Error, Location, Spanned};
+use serde_saphyr::{Location, Spanned};
 
 use super::nearest::nearest;
+use super::yaml::{self, Mistake, Word, shown};
 use super::{duration, limits};
 
 /// What the file says.
@@ -91,12 +92,15 @@ pub struct RateLimit {
 #[error("{0}")]
 pub struct BadWebFile(String);
 
+impl From<Mistake> for BadWebFile {
+    fn from(mistake: Mistake) -> Self {
+        Self(mistake.to_string())
+    }
+}
+
 /// Reads the file's text; paths in it are relative to `folder`.
 pub fn parse(text: &str, folder: &Path) -> Result<WebFile, BadWebFile> {
-    // A snippet of the file in a message could show a key.
-    let options = serde_saphyr::options! { with_snippet: false };
-    let raw: Option<RawFile> =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| yaml_error(&error))?;
+    let raw: Option<RawFile> = yaml::parse(text, limits::WEB_FILE_NODES_MAX)?;
     let RawFile { tls_server_config, http_server_config, basic_auth_users, rate_limit } =
         raw.unwrap_or_default();
     let http = http_server_config.unwrap_or_default();
@@ -109,8 +113,6 @@ pub fn parse(text: &str, folder: &Path) -> Result<WebFile, BadWebFile> {
         rate_limit: rate_limit.map(rate).transpose()?.flatten(),
     })
 }
-
-type Word = Spanned<String>;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -376,38 +378,12 @@ fn rate(raw: Spanned<RawRate>) -> Result<Option<RateLimit>, BadWebFile> {
     }
 }
 
-fn yaml_error(error: &Error) -> BadWebFile {
-    let place = error.location().unwrap_or(Location::UNKNOWN);
-    let why = match error.without_snippet() {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            let instead = nearest(field, expected);
-            let instead = instead.map_or_else(|| expected.join(", "), str::to_owned);
-            format!("there is no key {}; write {instead}", shown(field))
-        }
-        // The text repeats the place.
-        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
-    };
-    bad(place, why)
-}
-
 fn unknown(what: &str, word: &Word, known: &[&str]) -> BadWebFile {
-    let instead = nearest(&word.value, known).map_or_else(|| known.join(", "), str::to_owned);
-    bad(word.referenced, format!("{what}: {} is unknown; write {instead}", shown(&word.value)))
+    yaml::unknown(what, word, known).into()
 }
 
 fn bad(place: Location, why: impl Into<String>) -> BadWebFile {
-    let why = why.into();
-    match (place.line(), place.column()) {
-        (0, _) => BadWebFile(why),
-        (line, column) => BadWebFile(format!("line {line}, column {column}: {why}")),
-    }
-}
-
-/// Fit for one line.
-fn shown(text: &str) -> String {
-    let short: String = text.chars().take(80).collect();
-    let plain = !short.is_empty() && short.chars().all(|c| c.is_ascii_graphic() && c != '"');
-    if plain { short } else { format!("{short:?}") }
+    Mistake::at(place, why).into()
 }
 
 const CLIENT_AUTH_TYPES: [&str; 5] = [

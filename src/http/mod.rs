@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -26,12 +26,14 @@ mod exposition;
 mod guard;
 mod negotiation;
 mod page;
+mod reload;
 mod seats;
 mod server;
 mod tls;
 mod view;
 
 pub use self::guard::Guard;
+pub use self::reload::{ReloadRequest, ReloadRequests};
 pub use self::server::{SHUTDOWN_GRACE, serve};
 
 /// What requests are answered from.
@@ -44,6 +46,7 @@ pub struct HttpState {
     events: Arc<Listeners>,
     /// One exposition is made at a time, so that many scrapers cost time instead of memory.
     expositions: Arc<Semaphore>,
+    reload: Option<ReloadRequests>,
 }
 
 impl HttpState {
@@ -57,7 +60,14 @@ impl HttpState {
         now: fn() -> Wall,
     ) -> Self {
         let expositions = Arc::new(Semaphore::new(1));
-        Self { stats, ready, process_usage, now, events: Arc::default(), expositions }
+        let events = Arc::default();
+        Self { stats, ready, process_usage, now, events, expositions, reload: None }
+    }
+
+    /// The same, which also takes wishes to read the configuration again.
+    #[must_use]
+    pub fn with_reload(self, requests: Option<ReloadRequests>) -> Self {
+        Self { reload: requests, ..self }
     }
 
     /// The wall clock, Unix ns.
@@ -82,6 +92,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/metrics", get(exposition::exposition))
         .route("/-/healthy", get(async || "rttscope is healthy.\n"))
         .route("/-/ready", get(readiness))
+        .route("/-/reload", post(reload::reload).put(reload::reload))
         .with_state(state)
 }
 

@@ -12,6 +12,7 @@ mod exposition;
 mod moment;
 mod packed;
 mod protobuf;
+mod reload;
 mod tcp_info;
 mod text;
 mod varint;
@@ -32,7 +33,8 @@ use self::writer::{Out, Value};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES).chain(web::FAMILIES)
+    let flows = FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES);
+    flows.chain(web::FAMILIES).chain(reload::FAMILIES)
 }
 
 /// What is written of probes, of the responder and of the program.

@@ -97,7 +97,10 @@ impl Probe {
 impl Check {
     fn new(mut seen: CheckSnapshot, writer: &dyn Writer, packer: &mut Packer<'_>) -> Self {
         let (target, address) = (take(&mut seen.target), take(&mut seen.address));
-        let pairs = [("target", &*target), ("address", &address), ("method", seen.method.name())];
+        let own = take(&mut seen.labels);
+        let method = seen.method.name();
+        let mut pairs = vec![("target", &*target), ("address", &*address), ("method", method)];
+        pairs.extend(own.iter().map(|(name, value)| (&**name, &**value)));
         let rtt = take(&mut seen.rtt);
         Self {
             labels: rendered(&pairs, writer),

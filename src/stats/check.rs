@@ -17,6 +17,7 @@ use crate::sample::{CheckClock, CheckCounters, CheckOutcome, CheckSample, Method
 pub struct CheckSeries {
     target: String,
     address: String,
+    labels: Vec<(String, String)>,
     method: Method,
     objectives: Arc<Objectives>,
     counters: Published<{ CheckCounters::WORDS }>,
@@ -40,6 +41,8 @@ pub struct CheckSnapshot {
     pub target: String,
     /// The `address` label.
     pub address: String,
+    /// The user's labels.
+    pub labels: Vec<(String, String)>,
     /// The `method` label.
     pub method: Method,
     /// One consistent set: `sent` is the sum of the outcomes and of `in_flight`.
@@ -72,6 +75,7 @@ impl CheckSeries {
         Self {
             target: target.into(),
             address: address.into(),
+            labels: Vec::new(),
             method,
             slos: objectives.counters(),
             objectives,
@@ -84,6 +88,16 @@ impl CheckSeries {
             resolve_failures: AtomicU64::new(0),
             history: None,
         }
+    }
+
+    /// The same with the user's labels, as those of [`super::ProbeSeries::new`].
+    #[must_use]
+    pub fn with_labels(self, labels: Vec<(String, String)>) -> Self {
+        Self { labels, ..self }
+    }
+
+    pub(super) fn labels(&self) -> &[(String, String)] {
+        &self.labels
     }
 
     /// The same, which also remembers its newest checks, at most so many.
@@ -192,6 +206,7 @@ impl CheckSeries {
         CheckSnapshot {
             target: self.target.clone(),
             address: self.address.clone(),
+            labels: self.labels.clone(),
             method: self.method,
             counters: self.counters(),
             up: self.is_up(),

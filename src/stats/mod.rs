@@ -11,6 +11,7 @@ mod echo;
 mod probe;
 mod program;
 mod published;
+mod reload;
 mod tcp_info;
 mod web;
 
@@ -24,6 +25,7 @@ pub use self::check::{CheckSeries, CheckSnapshot};
 pub use self::echo::{EchoSeries, EchoSnapshot};
 pub use self::probe::{ProbeSeries, ProbeSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
+pub use self::reload::{ReloadSeries, ReloadSnapshot};
 pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 pub use self::web::{Refusal, WebSeries, WebSnapshot};
 
@@ -58,6 +60,8 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub http_connections_refused: u64,
     /// The guarded HTTP server; `None` without a web configuration file.
     pub web: Option<WebSnapshot>,
+    /// How reading the configuration file went; `None` without one.
+    pub reload: Option<ReloadSnapshot>,
     /// Probed targets, in the order in which they were added.
     pub probes: Vec<P>,
     /// Targets of half-open checks, in the order in which they were added.
@@ -84,6 +88,7 @@ impl<P, C> Snapshot<P, C> {
             log_lines_dropped: self.log_lines_dropped,
             http_connections_refused: self.http_connections_refused,
             web: self.web,
+            reload: self.reload,
             probes: self.probes.into_iter().map(probe).collect(),
             checks: self.checks.into_iter().map(check).collect(),
             echoes: self.echoes,
@@ -182,6 +187,11 @@ impl Stats {
         Arc::clone(self.lock().web.get_or_insert_default())
     }
 
+    /// Adds the reloads of the configuration file, of which there is one.
+    pub fn add_reload(&self) -> Arc<ReloadSeries> {
+        Arc::clone(self.lock().reload.get_or_insert_default())
+    }
+
     /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
     /// memory of one glance, where [`Self::snapshot`] of many targets holds megabytes.
     pub fn lines<L>(
@@ -222,8 +232,8 @@ impl Stats {
     #[must_use]
     pub fn with_series(&self) -> Snapshot<Arc<ProbeSeries>, Arc<CheckSeries>> {
         let registered = self.lock().clone();
-        let Registered { probes, checks, echoes, workers, capabilities, event_losses, web } =
-            registered;
+        let Registered { probes, checks, echoes, workers, .. } = registered;
+        let Registered { capabilities, event_losses, web, reload, .. } = registered;
         Snapshot {
             build: BuildInfo::current(),
             capabilities,
@@ -236,6 +246,7 @@ impl Stats {
             log_lines_dropped: self.log_lines_dropped.load(Ordering::Relaxed),
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             web: web.map(|series| series.snapshot()),
+            reload: reload.map(|series| series.snapshot()),
             probes,
             checks,
             echoes: echo::listeners(&echoes),
@@ -258,6 +269,7 @@ struct Registered {
     capabilities: Vec<Capability>,
     event_losses: Vec<Arc<EventLosses>>,
     web: Option<Arc<WebSeries>>,
+    reload: Option<Arc<ReloadSeries>>,
 }
 
 /// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.

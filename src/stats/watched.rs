@@ -183,7 +183,7 @@ impl Watched {
     pub fn labels(&self) -> &[(String, String)] {
         match self {
             Self::Probe(series) => series.labels(),
-            Self::Check(_) => &[],
+            Self::Check(series) => series.labels(),
         }
     }
 

@@ -57,7 +57,7 @@ pub use capability::{Detected, detect};
 pub use checks::{CheckSettings, Checks, Followed, MethodChoice};
 pub use io::{Io, Waker};
 pub use platform::syn_timer::{Follower, SynTimer};
-pub use signal::EndSignals;
+pub use signal::{EndSignals, ReloadSignal};
 pub use syn_timer::{AttachChoice, Attachment, Lost, SynTimerError};
 
 use socket2::Socket;

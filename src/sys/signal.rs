@@ -67,3 +67,32 @@ impl EndSignals {
         }
     }
 }
+
+/// What asks the program to read its configuration again, caught from the moment of
+/// [`ReloadSignal::catch`] on. Windows has no such signal.
+#[derive(Debug)]
+pub struct ReloadSignal {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl ReloadSignal {
+    /// To be called inside a runtime, before anybody is told that the program is up.
+    ///
+    /// # Errors
+    /// If the handler cannot be installed.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    /// Completes at the next one.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        self.hangup.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+    }
+}

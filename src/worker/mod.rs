@@ -69,8 +69,8 @@ pub struct Outlets {
     pub stats: Arc<Stats>,
 }
 
-/// The control plane's number of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The control plane's number of a target. None is used twice, and they grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetId(pub u32);
 
 impl TargetId {
@@ -96,6 +96,8 @@ pub enum Change {
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// A target's name was resolved (`None`: it could not be).
     Resolved(TargetId, Option<Vec<SocketAddr>>),
+    /// Probe or check this target no longer: its connection is closed at once.
+    Remove(TargetId),
     /// Send no more probes; settle what is in flight.
     Finish,
     /// Stop now.

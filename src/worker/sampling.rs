@@ -27,6 +27,14 @@ impl Sampling {
         }
     }
 
+    /// One connection less.
+    pub(super) fn remove(&mut self) {
+        self.connections -= 1;
+        if self.next >= self.connections {
+            self.next = 0;
+        }
+    }
+
     /// How many connections to ask about now, at most [`AT_ONCE_MAX`].
     pub(super) fn due(&mut self, now: Mono, scrapes: u64) -> usize {
         if scrapes != self.scrapes {
@@ -98,6 +106,19 @@ mod tests {
         assert_eq!(few.due(at(60_000), 0), 4);
         assert_eq!(few.due(at(60_000), 0), 0);
         assert_eq!(sampling(0).due(at(60_000), 0), 0);
+    }
+
+    #[test]
+    fn the_place_of_a_connection_is_always_one_that_there_is() {
+        let mut sampling = sampling(3);
+        assert_eq!([sampling.next(), sampling.next()], [0, 1]);
+        sampling.remove();
+        assert_eq!([sampling.next(), sampling.next(), sampling.next()], [0, 1, 0]);
+        sampling.remove();
+        sampling.remove();
+        assert_eq!(sampling.due(at(60_000), 0), 0);
+        sampling.add(at(60_000));
+        assert_eq!((sampling.due(at(61_000), 0), sampling.next()), (1, 0));
     }
 
     #[test]

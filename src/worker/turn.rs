@@ -51,7 +51,7 @@ pub(super) struct Turn {
     table: Table,
     outlets: Outlets,
     incoming: Receiver<Change>,
-    /// The flow of each target here.
+    /// The flow of each target here, in the order of their numbers.
     by_target: Vec<(TargetId, FlowId)>,
     /// Flows that are due in this turn. Kept for its memory.
     due: Vec<FlowId>,
@@ -95,6 +95,7 @@ impl Turn {
                 }
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
+                Ok(Change::Remove(target)) => self.remove(target),
                 Ok(Change::Finish) => self.finish(),
                 Ok(Change::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
@@ -162,10 +163,31 @@ impl Turn {
     }
 
     fn resolved(&mut self, target: TargetId, addresses: Option<Vec<SocketAddr>>) {
-        let known = self.by_target.iter().find(|(known, _)| *known == target);
-        if let Some(&(_, flow)) = known {
+        let known = self.by_target.binary_search_by_key(&target, |(known, _)| *known);
+        if let Ok(place) = known {
+            let (_, flow) = self.by_target[place];
             self.step(flow, Event::Resolved(addresses.as_deref()), clock::now());
         }
+    }
+
+    fn remove(&mut self, target: TargetId) {
+        let Ok(place) = self.by_target.binary_search_by_key(&target, |(known, _)| *known) else {
+            return;
+        };
+        let (_, flow) = self.by_target.remove(place);
+        let now = clock::now();
+        let Table { flows, outbox, .. } = &mut self.table;
+        match flows.get_mut(flow.index()) {
+            Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
+            Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
+            _ => {}
+        }
+        self.apply(flow, now);
+        if let Some(place) = self.sampled.iter().position(|sampled| *sampled == flow) {
+            self.sampled.remove(place);
+            self.sampling.remove();
+        }
+        self.table.remove(flow);
     }
 
     fn finish(&mut self) {

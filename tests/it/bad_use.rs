@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 69] = [
+const BAD: [(&str, &str); 71] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -54,6 +54,8 @@ const BAD: [(&str, &str); 69] = [
     ("probe h:1 --clock=application --slo=1ms:99%:kernel", "application"),
     ("rules --slo=1ms", "slo"),
     ("probe --targets=/nonexistent/targets.json", "targets"),
+    ("run", "--config.file"),
+    ("run --config.file=/nonexistent/rttscope.yaml", "cannot be read"),
     ("info", "info 10.0.0.1:443"),
     ("info host", "port"),
     ("info a:1 b:1", "b:1"),

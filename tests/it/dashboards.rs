@@ -22,10 +22,7 @@ const WITHOUT_DATA: [(&str, &str); 3] = [
 ];
 
 /// Names in queries that no release exports yet, and why.
-const TO_COME: [(&str, &str); 2] = [
-    ("tcp_relay_", "the relay"),
-    ("rttscope_config_last_reload_successful", "reload of a configuration file"),
-];
+const TO_COME: [(&str, &str); 1] = [("tcp_relay_", "the relay")];
 
 /// What tcp_ping_prometheus's dashboard, its example queries and its README ask. The job was one
 /// that its author had; here it is ours.

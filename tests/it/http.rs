@@ -37,6 +37,11 @@ pub(crate) fn fetch_as(address: SocketAddr, path: &str, accept: &str) -> Respons
     exchange(connect(address), path, &format!("Accept: {accept}\r\n")).unwrap()
 }
 
+/// A POST of nothing.
+pub(crate) fn post(address: SocketAddr, path: &str) -> Response {
+    ask(connect(address), "POST", path, "Content-Length: 0\r\n").unwrap()
+}
+
 /// Connects, and waits for bytes as long as for anything.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -47,11 +52,20 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 
 /// One GET of `path` with these further header lines, and its response.
 pub(crate) fn exchange(
-    mut stream: impl Read + Write,
+    stream: impl Read + Write,
     path: &str,
     headers: &str,
 ) -> io::Result<Response> {
-    let request = format!("GET {path} HTTP/1.0\r\nConnection: close\r\n{headers}\r\n");
+    ask(stream, "GET", path, headers)
+}
+
+fn ask(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> io::Result<Response> {
+    let request = format!("{method} {path} HTTP/1.0\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

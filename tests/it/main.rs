@@ -120,6 +120,8 @@ mod objectives;
 mod rules;
 /// Every query of the dashboards and rules, by the real Prometheus.
 mod dashboards;
+/// `rttscope run`: a configuration file that changes.
+mod agent;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

@@ -7,8 +7,9 @@ use crate::host::{Capability, ProcessUsage};
 use crate::sample::{CheckClock, CheckCounters, Clock, EchoCounters, Method, ProbeCounters, Stage};
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives, SloSnapshot};
 use crate::stats::{
-    BuildInfo, CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot, Snapshot,
-    TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter, WebSnapshot, WorkerSnapshot,
+    BuildInfo, CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot,
+    ReloadSnapshot, Snapshot, TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter, WebSnapshot,
+    WorkerSnapshot,
 };
 use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
@@ -86,6 +87,7 @@ pub(super) fn check() -> CheckSnapshot {
     CheckSnapshot {
         target: "web".to_owned(),
         address: "192.0.2.7:443".to_owned(),
+        labels: Vec::new(),
         method: Method::Syn,
         counters: CheckCounters::from_words(words),
         up: true,
@@ -133,6 +135,7 @@ pub(super) fn snapshot() -> Snapshot {
         log_lines_dropped: 5,
         http_connections_refused: 4,
         web: Some(WebSnapshot { refused: [7, 2, 1], handshakes_failed: 6, last_reload_good: true }),
+        reload: Some(ReloadSnapshot { last_good: true, good_at_ns: 1_700_000_000_250_000_000 }),
         probes: vec![probe(), unused_probe()],
         checks: vec![check(), unused_check()],
         echoes: vec![EchoSnapshot {

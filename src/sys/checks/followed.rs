@@ -65,6 +65,13 @@ impl Followed {
     }
 }
 
+impl Drop for Followed {
+    /// Who is checked no longer is followed no longer.
+    fn drop(&mut self) {
+        self.only(&[]);
+    }
+}
+
 fn portless(mut address: SocketAddr) -> SocketAddr {
     address.set_port(0);
     address

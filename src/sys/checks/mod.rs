@@ -32,6 +32,19 @@ pub enum MethodChoice {
     Only(Method),
 }
 
+impl MethodChoice {
+    /// By an ordinary connect.
+    pub const DIAL: Self = Self::Only(Method::Dial);
+
+    /// Every one of them, by the name that users write.
+    pub const NAMED: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("syn", Self::Only(Method::Syn)),
+        ("quickack", Self::Only(Method::Quickack)),
+        ("dial", Self::DIAL),
+    ];
+}
+
 /// What checks are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckSettings {

@@ -1,0 +1,277 @@
+//! What a configuration file may say, and what is said of one that is not good.
+
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::{ReportMode, SloClock, WebListen, WireChoice, setting};
+use crate::sys::{ClockChoice, MethodChoice};
+
+fn good(text: &str) -> Config {
+    parse(text, Path::new("/etc/rttscope/x.yaml")).unwrap_or_else(|bad| panic!("{bad}\n{text}"))
+}
+
+fn check(text: &str, complaints: &[&str]) {
+    let lines = match parse(text, Path::new("x.yaml")) {
+        Ok(_) => Vec::new(),
+        Err(BadConfigFile(lines)) => lines,
+    };
+    let expected: Vec<String> = complaints.iter().map(|line| format!("x.yaml{line}")).collect();
+    assert_eq!(lines, expected, "{text}");
+}
+
+const WHOLE: &str = "
+defaults: {interval: 100ms, timeout: 500ms, dscp: EF, wire: v3, window: 50}
+modules:
+  fast:
+    interval: 10ms
+    slos:
+    - {threshold: 1ms, objective: 99.9%}
+    - {name: lax, threshold: 2ms, objective: 50%, clock: application}
+  port: {prober: check, method: quickack, clock: application}
+  plain: {prober: connect, dscp: 0}
+targets:
+- {name: db, address: '10.0.0.1:4000', module: fast, labels: {site: fra, rack: 7}}
+- address: web.example:443
+  module: port
+serve: {listen: ':4001', idle_timeout: 1m, max_connections: 7}
+web: {listen: [':2112', '[::1]:2113'], config_file: web.yml}
+measuring: {threads: 2, pin: 0-1, io: poll, busy_poll: true, priority: 'nice:-5'}
+limits: {targets: 10}
+log: {level: debug, format: json}
+";
+
+#[test]
+fn a_whole_file_is_understood() {
+    let config = good(WHOLE);
+    let agent = config.agent.unwrap();
+    let names: Vec<&str> = agent.modules.keys().map(String::as_str).collect();
+    assert_eq!(names, ["fast", "plain", "port"]);
+    let fast = &agent.modules["fast"].settings;
+    assert_eq!(
+        (fast.interval, fast.timeout),
+        (Duration::from_millis(10), Duration::from_millis(500))
+    );
+    assert_eq!((fast.wire, fast.window, fast.socket.dscp), (WireChoice::V3, 50, Some(46)));
+    let slos: Vec<_> = fast.slos.iter().map(|slo| (slo.name.as_str(), slo.clock)).collect();
+    assert_eq!(slos, [("1ms", SloClock::Best), ("lax", SloClock::Application)]);
+    assert_eq!((fast.check, fast.report), (None, ReportMode::Quiet));
+    let port = &agent.modules["port"];
+    assert_eq!(port.settings.check, MethodChoice::NAMED.map(|(_, method)| method).get(2).copied());
+    assert_eq!(
+        (port.clock, agent.modules["fast"].clock),
+        (ClockChoice::Application, ClockChoice::Auto)
+    );
+    let plain = &agent.modules["plain"].settings;
+    assert_eq!((plain.check, plain.socket.dscp), (Some(MethodChoice::DIAL), Some(0)));
+    let [db, web] = agent.targets.as_slice() else { panic!("{:?}", agent.targets) };
+    assert_eq!((db.target.name.as_str(), db.module.name.as_str()), ("db", "fast"));
+    let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(db.labels, [label("rack", "7"), label("site", "fra")]);
+    assert_eq!(web.target.name, "web.example:443");
+    assert_eq!(agent.targets_max, 10);
+    let serve = config.serve.unwrap();
+    assert_eq!((serve.listen.port(), serve.connections_max), (4001, 7));
+    let web = config.web.unwrap();
+    assert!(matches!(&web.listen, WebListen::Addresses(addresses) if addresses.len() == 2));
+    assert_eq!(web.config_file.unwrap(), Path::new("/etc/rttscope/web.yml"));
+    assert_eq!((config.measuring.threads, config.measuring.pin), (2, vec![0, 1]));
+    assert_eq!((config.log.level, config.log.json), (tracing::Level::DEBUG, true));
+}
+
+#[test]
+fn what_is_not_said_is_as_on_the_command_line() {
+    for text in ["", "# nothing\n", "modules:\ntargets:\n", "{}"] {
+        let config = good(text);
+        assert!(config.serve.is_none() && config.probe.is_none());
+        assert!(matches!(config.web.unwrap().listen, WebListen::Addresses(all) if all.len() == 1));
+        let agent = config.agent.unwrap();
+        assert_eq!((agent.targets.len(), agent.modules.len()), (0, 1));
+        let echo = &agent.modules["echo"].settings;
+        assert_eq!(echo.interval, setting::interval(super::super::defaults::INTERVAL).unwrap());
+    }
+    // The responder's defaults are good, too.
+    assert_eq!(good("serve: {}").serve.unwrap().listen.port(), 4000);
+}
+
+#[test]
+fn the_seeds_file_is_one() {
+    let text = r#"[{"name": "a", "address": ":4000"}, {"name": "b", "address": "h:1"}]"#;
+    let agent = good(&format!("\u{feff} {text}")).agent.unwrap();
+    let names: Vec<&str> = agent.targets.iter().map(|it| it.target.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    check(
+        "[]",
+        &[": has no targets; write e.g. [{\"name\": \"db\", \"address\": \"10.0.0.1:4000\"}]"],
+    );
+}
+
+#[test]
+fn slips_are_told_with_their_place() {
+    check("target: []", &[":1:1: there is no key target; write targets"]);
+    check(
+        "modules:\n  fast:\n    intervall: 10ms\n",
+        &[":3:5: there is no key intervall; write interval"],
+    );
+    check(
+        "relay: {}",
+        &[":1:1: there is no key relay; write defaults, modules, targets, targets_file, serve, \
+             web, measuring, limits, log"],
+    );
+    check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
+    check(
+        "targets: [{name: a}, {address: h}]",
+        &[
+            ":1:11: the target has no address; write address: 10.0.0.1:4000",
+            ":1:32: address h: has no port; write e.g. address: h:4000",
+        ],
+    );
+    check(
+        "targets: [{name: a, address: 'h:1'},\n {name: a, address: 'h:2'}]",
+        &[":2:9: a is the name of line 1, too; write another name: to it"],
+    );
+    check(
+        "modules: {a: {}, b: {}}\ntargets: [{address: 'h:1'}, {address: 'h:2', module: c}]",
+        &[
+            ":2:11: there are several modules; write module: a, b",
+            ":2:54: module: c is unknown; write a",
+        ],
+    );
+    check(
+        "limits: {targets: 1}\ntargets: [{address: 'h:1'}, {address: 'h:2'}]",
+        &[": 2 targets: must be at most 1; write fewer"],
+    );
+    check(
+        "web: {listen: [2112]}",
+        &[":1:15: listen 2112: is a port without its colon; write e.g. listen: :2112"],
+    );
+    check(
+        "measuring: {threads: 0, io: epoll}",
+        &[
+            ":1:22: threads 0: must be at least 1; write e.g. threads: 2",
+            ":1:29: io: epoll is unknown; write poll",
+        ],
+    );
+    check(
+        "targets_file: /nonexistent/x.json",
+        &[":1:15: targets_file /nonexistent/x.json: cannot be read (No such file or directory \
+         (os error 2)); write the path of a JSON file"],
+    );
+}
+
+#[test]
+fn modules_must_make_sense() {
+    check(
+        "defaults: {interval: 10}",
+        &[":1:22: interval 10: has no unit (ns, us, ms, s, m, h, d); write e.g. interval: 200ms"],
+    );
+    check(
+        "modules: {a: {prober: check, wire: v3, adaptive: true}}",
+        &[
+            ":1:36: wire is for prober: echo; leave it out",
+            ":1:50: adaptive is for prober: echo; leave it out",
+        ],
+    );
+    check(
+        "modules: {a: {method: syn}, b: {prober: connect, method: dial}}",
+        &[
+            ":1:23: method is for prober: check; leave one of them out",
+            ":1:58: method is for prober: check; leave one of them out",
+        ],
+    );
+    check(
+        "modules: {a: {interval: 10us, timeout: 1h}}",
+        &[":1:40: timeout 1h: is 360000000 intervals of 10us, and at most 1024 probes of a \
+         target are in flight; write e.g. timeout: 10.24ms"],
+    );
+    check(
+        "modules: {a: {interval: 10us}}",
+        &[":1:25: timeout 800ms is 80000 intervals of 10us, and at most 1024 probes of a \
+         target are in flight; write e.g. timeout: 10.24ms"],
+    );
+    check(
+        "modules: {a: {wire: v1, padding: 9}}",
+        &[":1:34: v1 and v2 frames have no padding; write wire: v3"],
+    );
+    check(
+        "modules: {a: {slos: [{threshold: 1ms}, {threshold: 1ms, objective: 2}]}}",
+        &[
+            ":1:22: an objective has threshold and objective; write e.g. \
+         {threshold: 1ms, objective: 99.9%}",
+            ":1:68: objective 2: has no % at its end; write e.g. objective: 99.9%",
+        ],
+    );
+    check(
+        "modules: {a: {clock: application, slos: [{threshold: 9s, objective: 9%, clock: \
+         kernel}]}}",
+        &[
+            ":1:42: clock kernel, but the module has none; write clock: application",
+            ":1:54: the threshold is beyond the timeout of 800ms; write at most that",
+        ],
+    );
+}
+
+#[test]
+fn labels_are_prometheus_labels() {
+    let check_label = |label: &str, complaint: &str| {
+        let text = format!("targets: [{{address: 'h:1', labels: {{{label}: x}}}}]");
+        let place = format!(":1:{}: the label {label} {complaint}", 39 + label.len());
+        check(
+            &text,
+            if complaint.is_empty() { &[] } else { std::slice::from_ref(&place) }
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        );
+    };
+    check_label("site", "");
+    check_label("_x9", "");
+    check_label("9x", "is no name; write letters, digits and _, e.g. site");
+    check_label("a-b", "is no name; write letters, digits and _, e.g. site");
+    check_label("__a", "begins with __, which Prometheus keeps for itself; write e.g. site");
+    for reserved in RESERVED_LABELS {
+        check_label(reserved, &format!("is one of the metrics' own; write e.g. my_{reserved}"));
+    }
+}
+
+#[test]
+fn nonsense_is_an_error() {
+    for text in ["- a", "targets: 1", "a: 1\na: 2", "\u{0}", "a: &a [*a]", "modules: [a]", "'"] {
+        let BadConfigFile(lines) = parse(text, Path::new("x.yaml")).unwrap_err();
+        assert!(lines.len() == 1 && !lines[0].contains('\n'), "{lines:?}");
+        assert!(
+            lines[0].starts_with("x.yaml:1:") || lines[0].starts_with("x.yaml:2:"),
+            "{lines:?}"
+        );
+    }
+    let many = "{address: x},".repeat(100);
+    let BadConfigFile(lines) = parse(&format!("targets: [{many}]"), Path::new("x")).unwrap_err();
+    assert_eq!(lines.len(), limits::MISTAKES_MAX + 1);
+    assert_eq!(lines.last().unwrap(), "x: 80 more mistakes");
+}
+
+#[test]
+fn many_targets_are_read() {
+    // More words than the YAML library takes by itself.
+    let line =
+        |n: usize| format!("- {{name: n{n}, address: 'h:1', labels: {{a: b, c: d, e: f}}}}\n");
+    let text = (0..20_000).map(line).collect::<String>();
+    let agent = good(&format!("targets:\n{text}")).agent.unwrap();
+    assert_eq!(agent.targets.len(), 20_000);
+}
+
+#[test]
+fn the_readmes_example_is_good() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("\n## The agent\n").unwrap();
+    let (_, example) = section.split_once("```yaml\n").unwrap();
+    let config = good(example.split_once("```").unwrap().0);
+    let agent = config.agent.unwrap();
+    assert_eq!((agent.modules.len(), agent.targets.len()), (3, 3));
+    assert!(
+        agent.modules.values().all(|module| agent.targets.iter().any(|it| it.module == *module))
+    );
+    assert_eq!(agent.modules["mesh"].settings.slos.len(), 2);
+}
