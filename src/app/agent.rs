@@ -129,6 +129,7 @@ impl App {
     /// Ends a target and forgets all of it.
     fn remove(&mut self, target: TargetId) {
         let Some(probed) = self.targets.remove(&target) else { return };
+        self.unfinished -= usize::from(!probed.finished);
         self.crews[probed.crew].left(probed.worker);
         self.probers[probed.worker].change(Change::Remove(target));
         probed.series.remove_from(&self.stats);

@@ -113,6 +113,8 @@ struct App {
     /// Who probes what, by [`Crew::does`].
     crews: Vec<Crew>,
     targets: BTreeMap<TargetId, Probed>,
+    /// Those that are not finished.
+    unfinished: usize,
     /// The number of the next target.
     next_target: u32,
     /// The kernel gives stamps, and they are wanted.
@@ -199,6 +201,7 @@ impl App {
             probers: Vec::new(),
             crews: Vec::new(),
             targets: BTreeMap::new(),
+            unfinished: 0,
             next_target: 0,
             stamps: detected.stamps,
             agent: None,
@@ -254,7 +257,8 @@ impl App {
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
-                        if self.finished(target) {
+                        // An agent's next targets may come.
+                        if self.finished(target) && self.agent.is_none() {
                             break End::Done;
                         }
                     }
@@ -267,11 +271,13 @@ impl App {
 
     /// Notes that a target is finished; true if it was the last one.
     fn finished(&mut self, target: TargetId) -> bool {
-        if let Some(probed) = self.targets.get_mut(&target) {
+        if let Some(probed) = self.targets.get_mut(&target)
+            && !probed.finished
+        {
             probed.finished = true;
+            self.unfinished -= 1;
         }
-        // Others may come.
-        self.agent.is_none() && self.targets.values().all(|probed| probed.finished)
+        self.unfinished == 0
     }
 
     /// Looks a target's name up in the background and tells its worker.
@@ -324,12 +330,10 @@ impl App {
             worker.change(Change::Finish);
         }
         let settled = async {
-            while !self.targets.values().all(|probed| probed.finished) {
+            while self.unfinished > 0 {
                 match self.reports.recv().await {
                     Some(Report::Finished(target)) => {
-                        if let Some(probed) = self.targets.get_mut(&target) {
-                            probed.finished = true;
-                        }
+                        self.finished(target);
                     }
                     Some(Report::Resolve(_)) => {}
                     Some(Report::Died) | None => break,

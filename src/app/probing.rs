@@ -243,6 +243,7 @@ impl App {
             finished: false,
         };
         self.targets.insert(id, probed);
+        self.unfinished += 1;
     }
 
     fn new_probe(

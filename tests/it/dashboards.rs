@@ -84,7 +84,11 @@ fn check_queries(test: &str, mut waiting: Vec<Asked>, native: bool) {
     let both = Run::start(&Place::Here, &format!("both --listen=127.0.0.1:0 {web} {slos}"));
     let checked = both.responder_address();
     let check = Run::start(&Place::Here, &format!("probe --check {checked} {web} {slos}"));
-    let scraped = [both.http_address(), check.http_address()];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "web: {listen: '127.0.0.1:0'}\n").unwrap();
+    let words = format!("run --config.file={}", file.path().display());
+    let agent = Run::start(&Place::Here, &words);
+    let scraped = [both.http_address(), check.http_address(), agent.http_address()];
     let server = Server::start_with(&Scraping {
         addresses: &scraped,
         rules: &crate::rules::printed("rules"),
