@@ -9,7 +9,10 @@ mod bench;
 mod build_ebpf;
 mod check_foreign;
 mod dashboards;
+mod debian_rust;
 mod deny;
+mod dist;
+mod foreign;
 mod fuzz;
 mod lab;
 mod packages;
@@ -45,6 +48,8 @@ enum Task {
     Deny,
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Options),
+    /// Packs the archives of a release into `target/dist`.
+    Dist(dist::Options),
     /// Runs tests that need another machine than this one.
     #[command(subcommand)]
     Lab(lab::Options),
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Task::Dashboards(options) => dashboards::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
