@@ -7,6 +7,7 @@ mod info;
 mod output;
 mod preflight;
 mod probing;
+mod service;
 mod signals;
 mod sweep;
 mod sweep_output;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::output::{Output, Screen};
 use self::probing::Probed;
+pub use self::service::service;
 use self::web::Web;
 use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
@@ -189,6 +191,7 @@ impl App {
             app.probe(probe, answering_at, checks, &mut workshop)?;
         }
         ready.store(true, Ordering::Release);
+        sys::supervisor::ready();
         Ok(app)
     }
 
@@ -218,8 +221,10 @@ impl App {
     /// The control plane: answers reports until something ends the program, then stops.
     async fn work(mut self, mut signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         let mut output_closed = std::pin::pin!(closed(self.output.as_mut()));
+        let mut alive = sys::supervisor::alive_interval().map(tokio::time::interval);
         let end = loop {
             tokio::select! {
+                () = next(alive.as_mut()) => sys::supervisor::alive(),
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 report = self.reports.recv() => match report {
@@ -284,6 +289,7 @@ impl App {
     /// Ends everything: probes in flight may settle for a moment, then threads stop, then the
     /// last word is written.
     async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
+        sys::supervisor::stopping();
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),
@@ -368,6 +374,14 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
         listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     listening
+}
+
+/// Completes at the interval's next moment; never without one.
+async fn next(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Completes when the output's reader has left; never if there is no output.

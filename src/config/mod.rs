@@ -11,8 +11,11 @@ use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 pub mod address;
 pub mod duration;
 pub mod nearest;
+mod service;
 pub mod setting;
 pub mod web_file;
+
+pub use self::service::{Service, ServiceOrder};
 
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,6 +6,7 @@ mod image;
 mod kernel;
 mod left_out;
 mod scenario;
+mod service;
 mod wine;
 
 use std::path::{Path, PathBuf};

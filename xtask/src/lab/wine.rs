@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::Binary;
 use super::scenario::{self, Emulated};
+use super::service;
 use crate::packages::{self, Tool};
 use crate::{foreign, shell};
 
@@ -23,7 +24,8 @@ pub fn run(binary: &Binary) -> Result<()> {
         folder: folder.clone(),
     };
     prepare(&folder).context("making a Windows for the tests")?;
-    scenario::run(&emulated)
+    scenario::run(&emulated)?;
+    service::run(&emulated)
 }
 
 /// Whether Wine and what it needs are here or can be had.
