@@ -124,8 +124,14 @@ mod tests {
     use super::*;
 
     fn metadata() -> Value {
-        let package = |name: &str| json!({ "id": format!("id of {name}"), "name": name, "version": "1.2.3", "license": "MIT/ISC" });
-        let need = |name: &str, kind: Value| json!({ "pkg": format!("id of {name}"), "dep_kinds": [{ "kind": kind }] });
+        let package = |name: &str| {
+            let id = format!("id of {name}");
+            json!({ "id": id, "name": name, "version": "1.2.3", "license": "MIT/ISC" })
+        };
+        let need = |name: &str, kind: Value| {
+            let id = format!("id of {name}");
+            json!({ "pkg": id, "dep_kinds": [{ "kind": kind }] })
+        };
         json!({
             "packages": [package("rttscope"), package("used"), package("deep"), package("tests")],
             "resolve": { "nodes": [
