@@ -26,7 +26,7 @@ pub struct Options {
     /// The profile to build with.
     #[arg(long, default_value = "release")]
     profile: String,
-    /// Only these archives' checksums: make the file of checksums of what is there.
+    /// Build nothing: make the file of checksums of the archives that are there.
     #[arg(long)]
     checksums_only: bool,
 }
@@ -92,30 +92,17 @@ fn papers(profile: &str) -> Result<Vec<Entry>> {
         let script = print(&["completions", shell])?;
         entries.push(Entry::text(&format!("completions/{file}"), script));
     }
-    for folder in ["dashboards", "deploy"] {
-        add_folder(&shell::root().join(folder), folder, &mut entries)?;
+    // What is not in the repository is nobody's to ship.
+    let tracked = ["ls-files", "--", "dashboards", "deploy"];
+    for name in shell::output(shell::command("git").args(tracked))?.lines() {
+        let bytes = fs::read(shell::root().join(name))?;
+        entries.push(Entry { path: name.to_owned(), mode: Mode::Plain, bytes });
     }
     for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
         let text = fs::read_to_string(shell::root().join(file))?;
         entries.push(Entry::text(file, text));
     }
     Ok(entries)
-}
-
-/// Every file below a folder that there need not be, under its name there.
-fn add_folder(folder: &Path, name: &str, entries: &mut Vec<Entry>) -> Result<()> {
-    let Ok(list) = fs::read_dir(folder) else { return Ok(()) };
-    for entry in list {
-        let entry = entry?;
-        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-        if entry.file_type()?.is_dir() {
-            add_folder(&entry.path(), &name, entries)?;
-        } else {
-            let bytes = fs::read(entry.path())?;
-            entries.push(Entry { path: name, mode: Mode::Plain, bytes });
-        }
-    }
-    Ok(())
 }
 
 /// The commands that the program's man page names, `rttscope-probe(1)`.

@@ -91,8 +91,8 @@ impl Routes {
     }
 }
 
-/// As [`asked_packet_bytes_max`]; where the kernel does not tell (qemu's user emulation), what every
-/// host takes (RFC 9293, section 3.7.1): a check sends no segment that this could be too small for.
+/// As [`asked_packet_bytes_max`]; where the kernel does not tell (qemu's user emulation), what
+/// every host takes (RFC 9293, section 3.7.1): a check sends no segment that is larger.
 fn packet_bytes_max(socket: &Socket, ipv6: bool) -> io::Result<u32> {
     match asked_packet_bytes_max(socket, ipv6) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
