@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let (config, complaints) = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Run(config)) => (config, Vec::new()),
         Ok(Parsed::RunDespite(config, complaints)) => (config, complaints),
+        Ok(Parsed::Service(request)) => return exit_code(app::service(&request), GOOD),
         Ok(Parsed::PrintAndExit(text)) => {
             // A reader that left early (`| head -1`) has what it wanted.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -29,10 +30,14 @@ fn main() -> ExitCode {
     for complaint in &complaints {
         let _ = writeln!(std::io::stderr(), "{complaint}");
     }
-    match app::run(&config) {
-        // What was left out may have been the point.
-        Ok(Verdict::Good) if !complaints.is_empty() => ExitCode::from(UsageError::EXIT_CODE),
-        Ok(Verdict::Good) => ExitCode::from(GOOD),
+    // What was left out may have been the point.
+    let good = if complaints.is_empty() { GOOD } else { UsageError::EXIT_CODE };
+    exit_code(app::run(&config), good)
+}
+
+fn exit_code(ended: anyhow::Result<Verdict>, good: u8) -> ExitCode {
+    match ended {
+        Ok(Verdict::Good) => ExitCode::from(good),
         Ok(Verdict::Unanswered) => ExitCode::from(MEASURED_FAILED),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "rttscope: {error:#}");

@@ -9,6 +9,7 @@ mod output;
 mod preflight;
 mod probing;
 mod reload;
+mod service;
 mod signals;
 mod sweep;
 mod sweep_output;
@@ -27,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::agent::{Agent, next_reread};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
+pub use self::service::service;
 use self::web::Web;
 use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
@@ -220,6 +222,7 @@ impl App {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
         ready.store(true, Ordering::Release);
+        sys::supervisor::ready();
         Ok(app)
     }
 
@@ -249,8 +252,10 @@ impl App {
     /// The control plane: answers reports until something ends the program, then stops.
     async fn work(mut self, mut signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         let mut output_closed = std::pin::pin!(closed(self.output.as_mut()));
+        let mut alive = sys::supervisor::alive_interval().map(tokio::time::interval);
         let end = loop {
             tokio::select! {
+                () = next(alive.as_mut()) => sys::supervisor::alive(),
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 reread = next_reread(&mut self.agent) => self.reread(reread),
@@ -320,6 +325,7 @@ impl App {
     /// Ends everything: probes in flight may settle for a moment, then threads stop, then the
     /// last word is written.
     async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
+        sys::supervisor::stopping();
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),
@@ -404,6 +410,14 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
         listening.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     listening
+}
+
+/// Completes at the interval's next moment; never without one.
+async fn next(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Completes when the output's reader has left; never if there is no output.

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::completions::CompletionsCommand;
 use super::doctor::DoctorCommand;
 use super::manual::ManCommand;
+use super::service::ServiceCommand;
 use crate::config::defaults;
 
 /// High-precision TCP round-trip probe: kernel time, per-stage split, Prometheus metrics.
@@ -55,6 +56,10 @@ pub(super) enum Command {
     /// Print Prometheus rules and alerts for a prober: write its flags behind `rules`.
     #[command(after_help = "Example: rttscope rules --slo 100us:99.9% > rttscope.rules.yml")]
     Rules(RulesCommand),
+    /// Install, start and stop a service of Windows; run as one.
+    #[command(after_help = "Example: rttscope service install -- both --listen :4000\n\
+                      On Linux, systemd starts rttscope itself; on macOS, launchd does.")]
+    Service(ServiceCommand),
     /// Print a shell's completions.
     #[command(after_help = "Example: rttscope completions bash > \
                       /usr/share/bash-completion/completions/rttscope")]

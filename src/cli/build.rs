@@ -7,7 +7,9 @@ use super::args::{
     BothCommand, Cli, Command, CommonFlags, InfoCommand, ProbeCommand, ProberFlags, ResponderFlags,
     ServeCommand, SocketFlags, WebFlags,
 };
-use super::{Parsed, Place, UsageError, check, completions, doctor, manual, rules, run, targets};
+use super::{
+    Parsed, Place, UsageError, check, completions, doctor, manual, rules, run, service, targets,
+};
 use crate::config::address::parse_listen;
 use crate::config::{
     BadValue, Config, InfoSection, LogSection, MeasuringSection, ProbeSection, ReportMode,
@@ -34,6 +36,7 @@ pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
         }
         Command::Info(command) => info(command)?,
         Command::Doctor(command) => doctor::config(command)?,
+        Command::Service(command) => return service::parsed(command),
         Command::Completions(command) => {
             return Ok(Parsed::PrintAndExit(completions::script(command)));
         }

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{BadValue, Config};
+use crate::config::{BadValue, Config, Service};
 
 mod addresses;
 mod args;
@@ -21,11 +21,15 @@ mod manual;
 mod rules;
 mod run;
 mod seed;
+mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 10] =
-    ["run", "serve", "probe", "both", "check", "info", "doctor", "rules", "completions", "man"];
+const COMMANDS: [&str; 11] =
+    [
+        "run", "serve", "probe", "both", "check", "info", "doctor", "rules", "service",
+        "completions", "man",
+    ];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,8 @@ pub enum Parsed {
     Run(Box<Config>),
     /// Start this, and say what was left out of it, because it was bad. Never nothing.
     RunDespite(Box<Config>, Vec<UsageError>),
+    /// Have the service manager do this, or be its service.
+    Service(Box<Service>),
     /// Print this to standard output (help, the version, rules, a completion script, a man page;
     /// the final newline included), then exit 0.
     PrintAndExit(String),

@@ -13,7 +13,7 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use super::build::{log_at_info, value_at};
-use super::{COMMANDS, Parsed, Place, UsageError, args, shown, targets};
+use super::{COMMANDS, Parsed, Place, UsageError, args, service, shown, targets};
 use crate::config::address::parse_listen;
 use crate::config::nearest::nearest;
 use crate::config::{
@@ -77,7 +77,24 @@ pub(super) fn parse(args: &[OsString]) -> Result<Parsed, UsageError> {
         texts.push(text);
     }
     let flags = read_flags(&texts)?;
+    if !flags.svc.is_empty() {
+        return service::of_seed(&flags.svc, &without_svc(args));
+    }
     config(&flags).map(|config| Parsed::Run(Box::new(config)))
+}
+
+/// What the service is started with.
+fn without_svc(args: &[OsString]) -> Vec<OsString> {
+    let mut rest = args.iter();
+    let mut kept = Vec::with_capacity(args.len());
+    while let Some(arg) = rest.next() {
+        match arg.to_str().and_then(split_flag) {
+            Some(Flag { name: "svc", value: None }) => drop(rest.next()),
+            Some(Flag { name: "svc", value: Some(_) }) => {}
+            _ => kept.push(arg.clone()),
+        }
+    }
+    kept
 }
 
 /// `-name`, `--name`, `-name=value`.
@@ -189,13 +206,6 @@ fn one_line(text: &str) -> String {
 }
 
 fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
-    if !flags.svc.is_empty() {
-        return Err(UsageError::new(format!(
-            "-svc={}: services come with the service command of a later release; \
-             write a systemd unit meanwhile",
-            shown(&flags.svc)
-        )));
-    }
     let (serves, probes) = match flags.mode.as_str() {
         "server" => (true, false),
         "client" => (false, true),

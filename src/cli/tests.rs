@@ -693,9 +693,9 @@ fn bad_seed_command_lines() {
         ),
         ("-mode=client -timeout=2h", "-timeout=2h: must be at most 1h; write e.g. -timeout=800ms"),
         (
-            "-svc=install",
-            "-svc=install: services come with the service command of a later release; \
-             write a systemd unit meanwhile",
+            "-svc=restart",
+            "-svc=restart: must be install, uninstall, start, stop or run; \
+             write e.g. -svc=install",
         ),
     ] {
         check_refused(line, message);

@@ -13,11 +13,14 @@ pub mod agent;
 pub mod duration;
 pub mod file;
 pub mod nearest;
+mod service;
 pub mod setting;
 pub mod targets_file;
 pub mod web_file;
 
 mod yaml;
+
+pub use self::service::{Service, ServiceOrder};
 
 use self::agent::AgentSection;
 

@@ -21,6 +21,7 @@
 pub mod clock;
 pub mod poll;
 pub mod socket;
+pub mod supervisor;
 pub mod tcp_info;
 
 cfg_if::cfg_if! {

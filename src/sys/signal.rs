@@ -59,11 +59,14 @@ impl EndSignals {
 
     /// The name of the next one. After a close or a shutdown the system waits a few seconds only.
     pub async fn next(&mut self) -> &'static str {
+        use super::windows::service;
         tokio::select! {
             _ = self.pressed.recv() => "Ctrl-C",
             _ = self.broken.recv() => "Ctrl-Break",
             _ = self.closed.recv() => "console closed",
-            _ = self.shutdown.recv() => "shutdown",
+            () = service::stop_asked() => "service stop",
+            // A service is told by its manager, and a second word would end it at once.
+            _ = self.shutdown.recv(), if !service::is_service() => "shutdown",
         }
     }
 }

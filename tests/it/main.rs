@@ -92,6 +92,8 @@ mod naming;
 mod bad_use;
 /// SIGINT and SIGTERM.
 mod shutdown;
+/// What systemd is told of readiness, life and the end.
+mod supervisor;
 /// Half-open checks by SYNs of our own, through the library's I/O.
 mod raw_syn;
 /// Who may do what.

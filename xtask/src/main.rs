@@ -9,8 +9,11 @@ mod bench;
 mod build_ebpf;
 mod check_foreign;
 mod dashboards;
+mod debian_rust;
 mod deny;
 mod deploy;
+mod dist;
+mod foreign;
 mod fuzz;
 mod lab;
 mod packages;
@@ -48,6 +51,8 @@ enum Task {
     Deny,
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Options),
+    /// Packs the archives of a release into `target/dist`.
+    Dist(dist::Options),
     /// Runs tests that need another machine than this one.
     #[command(subcommand)]
     Lab(lab::Options),
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         Task::Deploy(options) => deploy::run(&options),
         Task::Deny => deny::run(),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Bench(options) => bench::run(&options),
     };

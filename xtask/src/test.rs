@@ -93,6 +93,16 @@ pub fn run(options: &Options) -> Result<()> {
     } else {
         skipped.push("SKIP lab: it needs root and a Debian, whose kernels it boots".to_owned());
     }
+    if lab::is_wine_possible() {
+        step("Windows", || lab::run(&lab::Options::wine()))?;
+    } else {
+        skipped.push("SKIP wine: it needs root and a Debian, or what lab wine lists".to_owned());
+    }
+    if lab::is_arm64_possible() {
+        step("arm64", || lab::run(&lab::Options::arm64()))?;
+    } else {
+        skipped.push("SKIP arm64: it needs root and a Debian, or what lab arm64 lists".to_owned());
+    }
     let skips = fs::read_to_string(&skips_path)?;
     skipped.extend(skips.lines().map(str::to_owned));
     conclude(&skipped, strict)

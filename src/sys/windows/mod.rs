@@ -1,5 +1,6 @@
 //! Windows: completion ports through the portable backend.
 
+pub(super) mod service;
 mod tcp_info;
 
 pub(super) use self::tcp_info::tcp_info;

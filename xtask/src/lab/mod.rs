@@ -1,9 +1,13 @@
 //! The laboratory: what needs more than this machine's own kernel. Names of kernels flow in, the
 //! integration tests run inside each, and the first failure flows out.
 
+mod arm64;
 mod image;
 mod kernel;
 mod left_out;
+mod scenario;
+mod service;
+mod wine;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,13 +17,25 @@ use clap::{Args, Subcommand};
 
 use self::image::Image;
 use self::kernel::{KERNELS, Kernel};
-use crate::{packages, shell};
+use crate::{foreign, packages, shell};
 
 /// What to do in the laboratory.
 #[derive(Subcommand)]
 pub enum Options {
     /// Boots other Linux kernels under qemu and runs the integration tests inside.
     Kernels(Kernels),
+    /// Runs the Windows binary under Wine.
+    Wine(Binary),
+    /// Runs the arm64 binary under qemu's user emulation.
+    Arm64(Binary),
+}
+
+/// Which binary to run.
+#[derive(Args, Default)]
+pub struct Binary {
+    /// One that was built before, such as a release's; built here if left out.
+    #[arg(long)]
+    binary: Option<PathBuf>,
 }
 
 /// Which kernels, and which tests.
@@ -36,6 +52,16 @@ pub struct Kernels {
 }
 
 impl Options {
+    /// The Windows binary, built here.
+    pub fn wine() -> Self {
+        Self::Wine(Binary::default())
+    }
+
+    /// The arm64 binary, built here.
+    pub fn arm64() -> Self {
+        Self::Arm64(Binary::default())
+    }
+
     /// What every change has to pass: two kernels with other abilities than most machines' have.
     pub fn brief() -> Self {
         Self::Kernels(Kernels {
@@ -52,9 +78,39 @@ pub fn is_possible() -> bool {
     (has_tools || packages::can_install()) && kernel::mirror().is_ok()
 }
 
-/// Runs them.
+/// Whether the Windows binary can be run here.
+pub fn is_wine_possible() -> bool {
+    wine::is_possible()
+}
+
+/// Whether the arm64 binary can be run here.
+pub fn is_arm64_possible() -> bool {
+    arm64::is_possible()
+}
+
+/// Runs what was chosen.
 pub fn run(options: &Options) -> Result<()> {
-    let Options::Kernels(options) = options;
+    match options {
+        Options::Kernels(options) => run_kernels(options),
+        Options::Wine(binary) => wine::run(binary),
+        Options::Arm64(binary) => arm64::run(binary),
+    }
+}
+
+impl Binary {
+    /// Its path; built for `target` now unless one was given.
+    fn path(&self, target: &str) -> Result<PathBuf> {
+        if let Some(path) = &self.binary {
+            return Ok(std::path::absolute(path)?);
+        }
+        let start = Instant::now();
+        let path = foreign::build(target, "dev")?;
+        println!("{target}: built in {:.0} s", start.elapsed().as_secs_f64());
+        Ok(path)
+    }
+}
+
+fn run_kernels(options: &Kernels) -> Result<()> {
     packages::require(&packages::TEST)?;
     packages::require(&packages::LAB)?;
     let wanted = wanted(&options.names)?;

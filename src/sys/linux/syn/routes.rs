@@ -91,8 +91,19 @@ impl Routes {
     }
 }
 
-/// `IP_MTU` or `IPV6_MTU` of a connected socket (ip(7), ipv6(7)).
+/// As [`asked_packet_bytes_max`]; where the kernel does not tell (qemu's user emulation), what
+/// every host takes (RFC 9293, section 3.7.1): a check sends no segment that is larger.
 fn packet_bytes_max(socket: &Socket, ipv6: bool) -> io::Result<u32> {
+    match asked_packet_bytes_max(socket, ipv6) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            Ok(if ipv6 { 1_280 } else { 576 })
+        }
+        other => other,
+    }
+}
+
+/// `IP_MTU` or `IPV6_MTU` of a connected socket (ip(7), ipv6(7)).
+fn asked_packet_bytes_max(socket: &Socket, ipv6: bool) -> io::Result<u32> {
     let (level, name) =
         if ipv6 { (libc::SOL_IPV6, libc::IPV6_MTU) } else { (libc::SOL_IP, libc::IP_MTU) };
     let mut bytes: libc::c_int = 0;
