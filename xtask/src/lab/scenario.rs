@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+/// Something that it has to do.
+type Step = fn(&Emulated) -> Result<()>;
+
 /// How the binary is started here.
 pub struct Emulated {
     /// What is emulated, for messages.
@@ -26,7 +29,7 @@ pub struct Emulated {
 
 /// Runs everything, in order.
 pub fn run(emulated: &Emulated) -> Result<()> {
-    let steps: [(&str, fn(&Emulated) -> Result<()>); 5] = [
+    let steps: [(&str, Step); 5] = [
         ("exit codes", exit_codes),
         ("check", check),
         ("serve and probe", serve_and_probe),
