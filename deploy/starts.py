@@ -165,6 +165,26 @@ def unit_families():
     return [int(getattr(socket, word)) for word in words]
 
 
+def untold(program, folder):
+    """What a service of systemd's type `notify` should tell systemd and does not."""
+    unit = dict(settings("rttscope.service"))
+    path = os.path.join(folder, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind(path)
+        notices.settimeout(START_SECONDS)
+        environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"}
+        words = [program, "serve", "--listen=:4000", "--web.listen-address=:2112"]
+        wanted = {"READY=1"} if unit["Type"] == "notify" else set()
+        wanted |= {"WATCHDOG=1"} if "WatchdogSec" in unit else set()
+        with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                while wanted:
+                    wanted -= set(notices.recv(4096).decode().splitlines())
+            except TimeoutError:
+                yield f"systemd/rttscope.service: systemd is never told {wanted}"
+            process.terminate()
+
+
 def ready(line, program):
     """Starts a command line and waits until it says that it is ready; what it said if it is not."""
     words = [program, *line.words[1:]]
@@ -245,6 +265,7 @@ def found(program, manifests):
             yield f"{line.file}: {understood.stderr}"
         elif (said := ready(line, program)) is not None:
             yield f"{line.file}: {' '.join(line.words)} does not get ready: {said}"
+    yield from untold(program, os.path.dirname(program))
     plain = ["io_uring", "kernel_tx_stamps", "kernel_rx_stamps"]
     privileged = [*plain, "raw_syn", "ebpf_syn_timer"]
     profile, families = list(profile_rules()), unit_families()
