@@ -25,11 +25,19 @@ mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 11] =
-    [
-        "run", "serve", "probe", "both", "check", "info", "doctor", "rules", "service",
-        "completions", "man",
-    ];
+const COMMANDS: [&str; 11] = [
+    "run",
+    "serve",
+    "probe",
+    "both",
+    "check",
+    "info",
+    "doctor",
+    "rules",
+    "service",
+    "completions",
+    "man",
+];
 
 /// What a good command line asks for.
 #[derive(Clone, Debug, PartialEq)]

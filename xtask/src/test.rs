@@ -7,6 +7,7 @@
 
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -51,61 +52,52 @@ pub fn run(options: &Options) -> Result<()> {
         shell::run(shell::cargo(words).args(["--", "-Dwarnings"]))
     })?;
     let mut skipped: Vec<String> = Vec::new();
-    if strict || build_ebpf::is_possible() {
-        step("eBPF object", || build_ebpf::run(&build_ebpf::Options::check()))?;
-    } else {
-        skipped.push("SKIP build-ebpf: it needs Debian's Rust packages".to_owned());
-    }
-    step("tests", || {
-        let mut test = shell::cargo(["test", "--workspace"]);
-        shell::run(test.env("RTTSCOPE_SKIPS", &skips_path))?;
-        let words = ["test", "--package", "rttscope", "--lib", "--all-features", "collector"];
-        shell::run(&mut shell::cargo(words))
+    let mut optional = |name, possible, needs, body: &mut dyn FnMut() -> Result<()>| {
+        if possible {
+            return step(name, body);
+        }
+        skipped.push(format!("SKIP {name}: {needs}"));
+        Ok(())
+    };
+    let possible = strict || build_ebpf::is_possible();
+    optional("eBPF object", possible, "it needs Debian's Rust packages", &mut || {
+        build_ebpf::run(&build_ebpf::Options::check())
     })?;
+    step("tests", || tests(&skips_path))?;
     step("dashboards", || dashboards::run(&dashboards::Options::check()))?;
-    if strict || deploy::is_possible() {
-        step("deployment", || deploy::run(&deploy::Options::check()))?;
-    } else {
-        skipped.push("SKIP deploy: it needs root on Linux, and systemd-analyze".to_owned());
-    }
+    let possible = strict || deploy::is_possible();
+    optional("deployment", possible, "it needs root on Linux, and systemd-analyze", &mut || {
+        deploy::run(&deploy::Options::check())
+    })?;
     step("documentation", || {
         let mut doc = shell::cargo(["doc", "--workspace", "--no-deps"]);
         shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     })?;
     step("fuzz", || fuzz::run(&fuzz::Options::all(options.fuzz_seconds)))?;
-    if strict || deny::installed().is_some() {
-        step("dependencies", deny::run)?;
-    } else {
-        skipped.push(
-            "SKIP deny: cargo-deny is not installed; `cargo xtask deny` builds it".to_owned(),
-        );
-    }
-    if check_foreign::is_possible() {
-        step("foreign platforms", || check_foreign::run(&check_foreign::Options::default()))?;
-    } else {
-        skipped.push(
-            "SKIP check-foreign: rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin"
-                .to_owned(),
-        );
-    }
-    if lab::is_possible() {
-        step("other kernels", || lab::run(&lab::Options::brief()))?;
-    } else {
-        skipped.push("SKIP lab: it needs root and a Debian, whose kernels it boots".to_owned());
-    }
-    if lab::is_wine_possible() {
-        step("Windows", || lab::run(&lab::Options::wine()))?;
-    } else {
-        skipped.push("SKIP wine: it needs root and a Debian, or what lab wine lists".to_owned());
-    }
-    if lab::is_arm64_possible() {
-        step("arm64", || lab::run(&lab::Options::arm64()))?;
-    } else {
-        skipped.push("SKIP arm64: it needs root and a Debian, or what lab arm64 lists".to_owned());
+    let possible = strict || deny::installed().is_some();
+    optional("dependencies", possible, "`cargo xtask deny` builds cargo-deny", &mut deny::run)?;
+    let needs = "rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin";
+    optional("foreign platforms", check_foreign::is_possible(), needs, &mut || {
+        check_foreign::run(&check_foreign::Options::default())
+    })?;
+    let needs = "it needs root and a Debian, or what `cargo xtask lab` lists";
+    for (name, possible, lab_options) in [
+        ("other kernels", lab::is_possible(), lab::Options::brief()),
+        ("Windows", lab::is_wine_possible(), lab::Options::wine()),
+        ("arm64", lab::is_arm64_possible(), lab::Options::arm64()),
+    ] {
+        optional(name, possible, needs, &mut || lab::run(&lab_options))?;
     }
     let skips = fs::read_to_string(&skips_path)?;
     skipped.extend(skips.lines().map(str::to_owned));
     conclude(&skipped, strict)
+}
+
+fn tests(skips_path: &Path) -> Result<()> {
+    let mut test = shell::cargo(["test", "--workspace"]);
+    shell::run(test.env("RTTSCOPE_SKIPS", skips_path))?;
+    let words = ["test", "--package", "rttscope", "--lib", "--all-features", "collector"];
+    shell::run(&mut shell::cargo(words))
 }
 
 fn step(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
