@@ -66,11 +66,15 @@ fn request(order: &str, name: &str, command: &[OsString]) -> Result<Parsed, Usag
 fn config(order: &str, command: &[OsString]) -> Result<Config, UsageError> {
     let program = OsString::from(NAME);
     match super::parse(std::iter::once(program).chain(command.iter().cloned()))? {
-        Parsed::Run(config) if config.serve.is_some() || config.probe.is_some() => Ok(*config),
+        Parsed::Run(config) if goes_on(&config) => Ok(*config),
         _ => Err(UsageError::new(format!(
             "service {order}: a service serves or probes; write rttscope service {order} -- serve"
         ))),
     }
+}
+
+fn goes_on(config: &Config) -> bool {
+    config.agent.is_some() || config.serve.is_some() || config.probe.is_some()
 }
 
 /// The command with every path absolute.
@@ -161,6 +165,18 @@ mod tests {
             panic!("not to be run");
         };
         assert!(config.serve.is_some() && config.probe.is_none());
+    }
+
+    #[test]
+    fn an_agent_is_a_service() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rttscope.yaml");
+        std::fs::write(&file, "{modules: {echo: {prober: echo}}, serve: {}}").unwrap();
+        let file = file.to_str().unwrap();
+        assert_eq!(
+            installed(&format!("rttscope service install -- run --config.file {file}")),
+            ["run", "--config.file", file]
+        );
     }
 
     #[test]
