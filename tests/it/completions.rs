@@ -15,7 +15,7 @@ fn bash_completes_commands_flags_and_values() {
     }
     for (words, expected) in [
         ("rttscope pro", vec!["probe"]),
-        ("rttscope s", vec!["serve"]),
+        ("rttscope s", vec!["serve", "service"]),
         ("rttscope probe --interv", vec!["--interval"]),
         ("rttscope check --io ", vec!["auto", "uring", "poll"]),
         ("rttscope doctor --js", vec!["--json"]),
