@@ -41,6 +41,10 @@ fn prepare(folder: &Path) -> Result<()> {
     let mut boot = shell::command(WINE);
     boot.args(["wineboot", "-i"]).envs(variables(folder)).env_remove("DISPLAY");
     shell::run(&mut boot)?;
+    // Until this one is gone, and any that an earlier run has left, its service manager would take
+    // services that the next one does not know.
+    let mut end = shell::command(SERVER);
+    shell::run(end.arg("-w").envs(variables(folder)))?;
     let library = system.join("bcryptprimitives.dll");
     if fs::metadata(&library).is_ok_and(|file| file.len() > 0) {
         return Ok(());
@@ -64,3 +68,4 @@ fn variables(folder: &Path) -> Vec<(&'static str, PathBuf)> {
 const TARGET: &str = "x86_64-pc-windows-gnu";
 /// Debian puts no such name on the search path.
 const WINE: &str = "/usr/lib/wine/wine64";
+const SERVER: &str = "/usr/lib/wine/wineserver64";
