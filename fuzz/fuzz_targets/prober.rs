@@ -190,7 +190,9 @@ impl Play {
                 }
                 Action::Close => self.link = Link::Down,
                 Action::Stamp | Action::Resolve => {}
-                Action::Check { .. } | Action::Withdraw(_) => panic!("a prober checks nothing"),
+                Action::Check { .. } | Action::Withdraw(_) | Action::TimeOut(_) => {
+                    panic!("a prober checks nothing")
+                }
             }
         }
         let counters = self.probe.counters();
