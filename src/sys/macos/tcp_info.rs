@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
+use crate::sys::tcp_info::Foreign;
 use crate::tcp_info::{Raw, State, members};
 
 /// Reads it by getsockopt(2).
@@ -27,40 +28,16 @@ pub(in crate::sys) fn tcp_info(socket: &Socket) -> io::Result<Raw> {
         return Err(io::Error::last_os_error());
     }
     let length = usize::try_from(length).map_or(0, |length| length.min(BYTES));
-    Ok(translated(&Darwin(&bytes[..length])))
+    Ok(translated(&Foreign(&bytes[..length])))
 }
 
-/// The struct's bytes. Read by offset: the bit-fields at 52 share one word, which the struct of
-/// the libc crate does not know.
-struct Darwin<'a>(&'a [u8]);
-
-impl Darwin<'_> {
-    fn byte(&self, offset: usize) -> Option<u64> {
-        self.0.get(offset).copied().map(u64::from)
-    }
-
-    fn word(&self, offset: usize) -> Option<u64> {
-        let bytes = self.0.get(offset..offset + 4)?.try_into().ok()?;
-        Some(u64::from(u32::from_ne_bytes(bytes)))
-    }
-
-    fn long(&self, offset: usize) -> Option<u64> {
-        let bytes = self.0.get(offset..offset + 8)?.try_into().ok()?;
-        Some(u64::from_ne_bytes(bytes))
-    }
-
-    /// A time, which Darwin tells in ms, in µs.
-    fn time(&self, offset: usize) -> Option<u64> {
-        self.word(offset).map(|ms| ms * 1_000)
-    }
-}
-
-fn translated(darwin: &Darwin<'_>) -> Raw {
-    let mut raw = Raw::empty(darwin.0.len());
+/// Read by offset: the bit-fields at 52 share one word, which the struct of the libc crate does not
+/// know.
+fn translated(darwin: &Foreign<'_>) -> Raw {
     let state = darwin.byte(0).and_then(state).map(|state| u64::from(state.number()));
     // The four options that there are have the same bits.
     let options = darwin.word(4).map(|options| options & 0b1111);
-    for (member, number) in [
+    darwin.as_members([
         (&members::state, state),
         (&members::options, options),
         (&members::snd_wscale, darwin.byte(1)),
@@ -77,12 +54,7 @@ fn translated(darwin: &Darwin<'_>) -> Raw {
         (&members::segs_in, darwin.long(80)),
         (&members::bytes_received, darwin.long(88)),
         (&members::total_retrans, darwin.long(104)),
-    ] {
-        if let Some(number) = number {
-            raw.set(member, number);
-        }
-    }
-    raw
+    ])
 }
 
 /// `TCPS_…` (bsd/netinet/tcp_fsm.h).

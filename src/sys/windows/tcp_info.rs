@@ -14,6 +14,7 @@ use windows_sys::Win32::Networking::WinSock::{
     TCPSTATE_LISTEN, TCPSTATE_SYN_RCVD, TCPSTATE_SYN_SENT, TCPSTATE_TIME_WAIT, WSAIoctl,
 };
 
+use crate::sys::tcp_info::Foreign;
 use crate::tcp_info::{Options, Raw, State, members};
 
 /// Reads it by `WSAIoctl`: the struct's second version, or the first of an older Windows.
@@ -21,7 +22,7 @@ pub(in crate::sys) fn tcp_info(socket: &Socket) -> io::Result<Raw> {
     let mut bytes = [0; size_of::<TCP_INFO_v1>()];
     let length = ioctl(socket, 1, &mut bytes)
         .or_else(|_| ioctl(socket, 0, &mut bytes[..size_of::<TCP_INFO_v0>()]))?;
-    Ok(translated(&Windows(bytes.get(..length).unwrap_or(&bytes))))
+    Ok(translated(&Foreign(bytes.get(..length).unwrap_or(&bytes))))
 }
 
 /// Bytes written.
@@ -50,36 +51,11 @@ fn ioctl(socket: &Socket, version: u32, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(usize::try_from(written).unwrap_or(0))
 }
 
-/// The struct's bytes.
-struct Windows<'a>(&'a [u8]);
-
-impl Windows<'_> {
-    fn byte(&self, offset: usize) -> Option<u64> {
-        self.0.get(offset).copied().map(u64::from)
-    }
-
-    fn word(&self, offset: usize) -> Option<u64> {
-        let bytes = self.0.get(offset..offset + 4)?.try_into().ok()?;
-        Some(u64::from(u32::from_ne_bytes(bytes)))
-    }
-
-    fn long(&self, offset: usize) -> Option<u64> {
-        let bytes = self.0.get(offset..offset + 8)?.try_into().ok()?;
-        Some(u64::from_ne_bytes(bytes))
-    }
-
-    /// A time that Windows tells in ms, in µs.
-    fn time(&self, offset: usize) -> Option<u64> {
-        self.word(offset).map(|ms| ms * 1_000)
-    }
-}
-
-fn translated(windows: &Windows<'_>) -> Raw {
-    let mut raw = Raw::empty(windows.0.len());
+fn translated(windows: &Foreign<'_>) -> Raw {
     let state = windows.word(offset_of!(TCP_INFO_v1, State)).and_then(state);
     let timestamps = windows.byte(offset_of!(TCP_INFO_v1, TimestampsEnabled));
     let options = timestamps.map(|on| if on == 0 { 0 } else { Options::TIMESTAMPS.bits() });
-    for (member, number) in [
+    windows.as_members([
         (&members::state, state.map(|state| u64::from(state.number()))),
         (&members::options, options.map(u64::from)),
         (&members::snd_mss, windows.word(offset_of!(TCP_INFO_v1, Mss))),
@@ -92,12 +68,7 @@ fn translated(windows: &Windows<'_>) -> Raw {
         (&members::bytes_retrans, windows.word(offset_of!(TCP_INFO_v1, BytesRetrans))),
         (&members::total_rto_recoveries, windows.word(offset_of!(TCP_INFO_v1, TimeoutEpisodes))),
         (&members::rwnd_limited, windows.time(offset_of!(TCP_INFO_v1, SndLimTimeRwin))),
-    ] {
-        if let Some(number) = number {
-            raw.set(member, number);
-        }
-    }
-    raw
+    ])
 }
 
 fn state(number: u64) -> Option<State> {
