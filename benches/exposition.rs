@@ -9,6 +9,8 @@
 mod report;
 #[path = "common/rounds.rs"]
 mod rounds;
+#[path = "common/sample.rs"]
+mod sample;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -30,14 +32,15 @@ use rustix::time::{ClockId, clock_gettime};
 use rttscope::histogram::{self, Boundaries};
 use rttscope::host::ProcessUsage;
 use rttscope::metrics::{Exposition, Format};
-use rttscope::sample::{Method, ProbeCounters, Sample, Stamps};
+use rttscope::sample::{Method, ProbeCounters};
 use rttscope::stats::slo::{Objective, ObjectiveClock, Objectives};
 use rttscope::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, TcpInfoWriter, WorkerSeries};
 use rttscope::tcp_info::{MEMBERS, Members, Raw};
-use rttscope::time::{Mono, Now, Wall, duration_ns, seconds};
+use rttscope::time::{duration_ns, seconds};
 
 use report::{print_table, row};
 use rounds::median;
+use sample::sample;
 
 /// Probes of each target.
 const PROBES: usize = 200;
@@ -230,21 +233,6 @@ fn times_ns() -> impl Iterator<Item = u64> {
         let octave = (state >> 32 & 0xff).leading_zeros() - 56;
         (20_000 + state % 20_000) << octave.min(3)
     })
-}
-
-/// A probe with every stamp, whose round trip by the application takes so long.
-fn sample(ns: u64) -> Sample {
-    let wall = |ns: u64| Wall::from_ns((1 << 60) + ns);
-    let at = |ns: u64| Now { mono: Mono::from_ns((1 << 40) + ns), wall: wall(ns) };
-    let stamps = Stamps {
-        due: at(0).mono,
-        tx_app: at(ns / 100),
-        tx_sched: Some(wall(ns / 20)),
-        tx_sw: Some(wall(ns / 10)),
-        rx: rttscope::event::RxStamps { sw: Some(wall(ns / 10 * 9)), hw: None },
-        ..Stamps::default()
-    };
-    Sample::received(1, stamps, at(ns), Some(ns / 4))
 }
 
 type Labels = Vec<(String, String)>;

@@ -7,6 +7,8 @@
 mod report;
 #[path = "common/rounds.rs"]
 mod rounds;
+#[path = "common/sample.rs"]
+mod sample;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,15 +16,16 @@ use std::sync::Arc;
 use rttscope::histogram::{Boundaries, Histogram};
 use rttscope::host::ProcessUsage;
 use rttscope::metrics::{Exposition, Format};
-use rttscope::sample::{Sample, Stamps};
+use rttscope::sample::Sample;
 use rttscope::stats::slo::{Objective, ObjectiveClock, Objectives};
 use rttscope::stats::{ProbeSeries, Stats};
 use rttscope::sys::clock;
-use rttscope::time::{Mono, Now, Wall, seconds};
+use rttscope::time::{Wall, seconds};
 use rttscope::wire::{self, Frame, PreviousTx, Version};
 
 use report::{print_table, row};
 use rounds::median;
+use sample::sample;
 
 /// What a recording may cost, ns.
 const RECORD_NS_WANTED: f64 = 25.0;
@@ -147,24 +150,6 @@ fn round_trips_ns() -> Vec<u64> {
         (5_000 + state % 5_000) << octave
     };
     std::iter::repeat_with(next).take(ROUND_TRIPS).collect()
-}
-
-/// A probe with every stamp, whose round trip by the application takes so long.
-fn sample(ns: u64) -> Sample {
-    let at = |ns: u64| Now { mono: Mono::from_ns((1 << 40) + ns), wall: wall(ns) };
-    let stamps = Stamps {
-        due: at(0).mono,
-        tx_app: at(ns / 100),
-        tx_sched: Some(wall(ns / 20)),
-        tx_sw: Some(wall(ns / 10)),
-        rx: rttscope::event::RxStamps { sw: Some(wall(ns / 10 * 9)), hw: None },
-        ..Stamps::default()
-    };
-    Sample::received(1, stamps, at(ns), Some(ns / 4))
-}
-
-fn wall(ns: u64) -> Wall {
-    Wall::from_ns((1 << 60) + ns)
 }
 
 fn objectives() -> Arc<Objectives> {
