@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::half_open::{FullQueue, Listener};
 use crate::lab::{PROBER_INTERFACE, RESPONDER_IPS};
+use crate::lines;
 use crate::names::{NAME, NameServer};
 use crate::run::{Ending, Run};
 use crate::servers;
@@ -384,11 +385,6 @@ fn parse(ending: &Ending) -> (Vec<Line>, Value) {
 }
 
 fn parse_line(line: &str) -> Line {
-    let mut rest = line;
-    for key in KEYS {
-        let quoted = format!("\"{key}\":");
-        let at = rest.find(&quoted).unwrap_or_else(|| panic!("no `{key}` in its place: {line}"));
-        rest = &rest[at + quoted.len()..];
-    }
+    lines::check_key_order(line, &KEYS);
     serde_json::from_str(line).unwrap()
 }

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::lines;
+
 /// One half-open check.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,12 +40,7 @@ pub(crate) fn parse(lines: &[String]) -> Vec<CheckLine> {
 }
 
 fn parse_line(line: &str) -> CheckLine {
-    let mut rest = line;
-    for key in KEYS {
-        let quoted = format!("\"{key}\":");
-        let at = rest.find(&quoted).unwrap_or_else(|| panic!("no `{key}` in its place: {line}"));
-        rest = &rest[at + quoted.len()..];
-    }
+    lines::check_key_order(line, &KEYS);
     serde_json::from_str(line).unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! One test for each defect of the replaced system (seeds.md A9), named after it; each would fail
+//! One test for each defect of the replaced system, named after it; each would fail
 //! on the seed's behaviour. A-1 (user-space time taken for the wire's) is in `truth`, A-9 (no
 //! limits) in `limits`.
 

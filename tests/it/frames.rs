@@ -20,7 +20,7 @@ pub(crate) const V3_BYTES: usize = 56;
 pub(crate) const HELLO: u64 = 0xFFFF_FFFF_5254_5403;
 /// The sequence of the answer that accepts v3.
 pub(crate) const HELLO_REPLY: u64 = 0xFFFF_FFFF_5254_5483;
-/// How v2 and v3 frames begin (seeds.md A2).
+/// How v2 and v3 frames begin.
 pub(crate) const V2_MAGIC: [u8; 8] = *b"TCPPING\0";
 
 /// A v1 frame as the seed v0.2 sends it.

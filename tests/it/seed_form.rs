@@ -1,4 +1,4 @@
-//! Command lines as tcp_ping_prometheus took them (seeds.md A1) run for real, with its meanings,
+//! Command lines as tcp_ping_prometheus took them run for real, with its meanings,
 //! its defaults and its metric names.
 
 use std::io::Write;

@@ -1,5 +1,5 @@
 //! The responder returns every byte unchanged, whatever it is and however it was split, as the
-//! responders of the seed did for frames of 16 and 24 bytes (seeds.md A2).
+//! responders of the seed did for frames of 16 and 24 bytes.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn any_bytes_come_back_however_they_were_split(site: &Site) {
 fn frames_of_the_seeds_come_back_byte_for_byte(site: &Site) {
     let serve = site.serve("");
     let address = serve.responder_address();
-    // A frame of the seed's HEAD as captured on the wire (seeds.md A2).
+    // A frame of the seed's HEAD as captured on the wire.
     let captured = [
         0x54, 0x43, 0x50, 0x50, 0x49, 0x4e, 0x47, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
         0x00, 0x4c, 0x2b, 0xff, 0x3b, 0x53, 0xef, 0xe9, 0x18,
