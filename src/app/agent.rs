@@ -132,7 +132,7 @@ impl App {
         self.unfinished -= usize::from(!probed.finished);
         self.crews[probed.crew].left(probed.worker);
         self.probers[probed.worker].change(Change::Remove(target));
-        probed.series.remove_from(&self.stats);
+        self.stats.remove(&probed.watched);
     }
 
     /// Uses the file as it was read, if it is good.

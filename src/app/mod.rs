@@ -292,7 +292,7 @@ impl App {
             return;
         }
         let looking_up = Arc::clone(&probed.looking_up);
-        let series = probed.series.clone();
+        let watched = probed.watched.clone();
         let followed = Arc::clone(&probed.followed);
         let tell = self.probers[probed.worker].remote();
         let unresolved = Arc::clone(&probed.unresolved);
@@ -304,7 +304,7 @@ impl App {
             let addresses = found.map(Iterator::collect::<Vec<_>>);
             let known = addresses.as_ref().is_ok_and(|addresses| !addresses.is_empty());
             if !known {
-                series.count_resolve_failure();
+                watched.series().count_resolve_failure();
             }
             // Only the change is news.
             if !known && !unresolved.swap(true, Ordering::Relaxed) {
@@ -363,7 +363,7 @@ impl App {
         if matches!(end, End::WorkerDied) {
             bail!("a measuring thread died; its error is in the log");
         }
-        let answered = |probed: &Probed| probed.series.answered();
+        let answered = |probed: &Probed| probed.watched.counts().good > 0;
         // An agent that is told to end has done its work.
         let good =
             self.agent.is_some() || self.targets.is_empty() || self.targets.values().any(answered);

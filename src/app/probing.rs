@@ -18,7 +18,8 @@ use crate::sample::Method;
 use crate::schedule;
 use crate::stats::history::History;
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives};
-use crate::stats::{CheckSeries, ProbeSeries, Stats};
+use crate::stats::watched::Watched;
+use crate::stats::{CheckSeries, ProbeSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{Checks, Followed, Follower, clock};
 use crate::tcp_info::Members;
@@ -32,7 +33,7 @@ pub(super) struct Probed {
     pub(super) crew: usize,
     /// Index in `App::probers`.
     pub(super) worker: usize,
-    pub(super) series: Series,
+    pub(super) watched: Watched,
     /// Its addresses, if eBPF programs time its checks.
     pub(super) followed: Arc<Followed>,
     /// The last lookup failed, and that was logged.
@@ -40,13 +41,6 @@ pub(super) struct Probed {
     /// A lookup is under way: another one would not be faster.
     pub(super) looking_up: Arc<AtomicBool>,
     pub(super) finished: bool,
-}
-
-/// Where a target's measurements go.
-#[derive(Clone)]
-pub(super) enum Series {
-    Probe(Arc<ProbeSeries>),
-    Check(Arc<CheckSeries>),
 }
 
 /// Measuring threads that do the same kind of work.
@@ -69,31 +63,6 @@ pub(super) struct Shared {
     stamps: bool,
     options: Arc<SocketOptions>,
     objectives: Arc<Objectives>,
-}
-
-impl Series {
-    pub(super) fn count_resolve_failure(&self) {
-        match self {
-            Self::Probe(series) => series.count_resolve_failure(),
-            Self::Check(series) => series.count_resolve_failure(),
-        }
-    }
-
-    /// Whether the target ever answered as it should.
-    pub(super) fn answered(&self) -> bool {
-        match self {
-            Self::Probe(series) => series.snapshot().counters.received > 0,
-            Self::Check(series) => series.snapshot().counters.open > 0,
-        }
-    }
-
-    /// Shows it no longer.
-    pub(super) fn remove_from(&self, stats: &Stats) {
-        match self {
-            Self::Probe(series) => stats.remove_probe(series),
-            Self::Check(series) => stats.remove_check(series),
-        }
-    }
 }
 
 impl Crew {
@@ -224,7 +193,7 @@ impl App {
         let member = self.crews[shared.crew].next();
         let worker = member.worker;
         let followed = Followed::new(member.follower.clone());
-        let (change, series) = match method {
+        let (change, watched) = match method {
             None => self.new_probe(id, &wanted, shared, remembered),
             Some(method) => {
                 followed.only(&addresses(&wanted.target.address).0);
@@ -236,7 +205,7 @@ impl App {
             wanted,
             crew: shared.crew,
             worker,
-            series,
+            watched,
             followed: Arc::new(followed),
             unresolved: Arc::default(),
             looking_up: Arc::default(),
@@ -252,7 +221,7 @@ impl App {
         wanted: &Wanted,
         shared: &Shared,
         remembered: Option<usize>,
-    ) -> (Change, Series) {
+    ) -> (Change, Watched) {
         let Wanted { target, labels, module } = wanted;
         let address = target.address.to_string();
         let objectives = Arc::clone(&shared.objectives);
@@ -269,7 +238,7 @@ impl App {
             options: Arc::clone(&shared.options),
             series: Arc::clone(&series),
         }));
-        (change, Series::Probe(series))
+        (change, Watched::Probe(series))
     }
 
     fn new_watch(
@@ -278,7 +247,7 @@ impl App {
         wanted: &Wanted,
         shared: &Shared,
         (method, remembered): (Method, Option<usize>),
-    ) -> (Change, Series) {
+    ) -> (Change, Watched) {
         let Wanted { target, labels, module } = wanted;
         let address = target.address.to_string();
         let objectives = Arc::clone(&shared.objectives);
@@ -293,7 +262,7 @@ impl App {
             settings: watch_settings(&module.settings, &target.address, id.index(), method),
             series: Arc::clone(&series),
         }));
-        (change, Series::Check(series))
+        (change, Watched::Check(series))
     }
 
     /// How many probes of each of so many targets are remembered, if there is a page to show them.

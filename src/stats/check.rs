@@ -1,12 +1,11 @@
 //! What one target's half-open checks are measured into, and how that looks at one moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::history::History;
+use super::LazyHistogram;
 use super::published::Published;
-use super::slo::{Objectives, SloCounters, SloSnapshot, Times};
-use super::{LazyHistogram, snapshots};
+use super::slo::{Objectives, SloSnapshot, Times};
+use super::target::{RoundTrips, TargetSeries};
 use crate::histogram::HistogramSnapshot;
 use crate::loss;
 use crate::sample::{CheckClock, CheckCounters, CheckOutcome, CheckSample, Method};
@@ -15,23 +14,13 @@ use crate::sample::{CheckClock, CheckCounters, CheckOutcome, CheckSample, Method
 /// call [`Self::record`] and [`Self::publish`].
 #[derive(Debug)]
 pub struct CheckSeries {
-    target: String,
-    address: String,
-    labels: Vec<(String, String)>,
+    target: TargetSeries,
     method: Method,
-    objectives: Arc<Objectives>,
     counters: Published<{ CheckCounters::WORDS }>,
-    /// Whether the newest finished check was open.
-    up: AtomicBool,
-    /// Index in [`CheckClock::ALL`] of the newest round trip; beyond the end while there is none.
-    newest_clock: AtomicUsize,
-    rtt: [LazyHistogram; CheckClock::ALL.len()],
+    /// By the index in [`CheckClock::ALL`].
+    rtt: RoundTrips<{ CheckClock::ALL.len() }>,
     elapsed: LazyHistogram,
     lag: LazyHistogram,
-    slos: Box<[SloCounters]>,
-    resolve_failures: AtomicU64,
-    /// Kept if somebody can look at it.
-    history: Option<Box<History>>,
 }
 
 /// One checked target at one moment.
@@ -73,49 +62,31 @@ impl CheckSeries {
         objectives: Arc<Objectives>,
     ) -> Self {
         Self {
-            target: target.into(),
-            address: address.into(),
-            labels: Vec::new(),
+            target: TargetSeries::new(target.into(), address.into(), Vec::new(), objectives),
             method,
-            slos: objectives.counters(),
-            objectives,
             counters: Published::default(),
-            up: AtomicBool::new(false),
-            newest_clock: AtomicUsize::new(usize::MAX),
-            rtt: Default::default(),
+            rtt: RoundTrips::default(),
             elapsed: LazyHistogram::default(),
             lag: LazyHistogram::default(),
-            resolve_failures: AtomicU64::new(0),
-            history: None,
         }
     }
 
     /// The same with the user's labels, as those of [`super::ProbeSeries::new`].
     #[must_use]
     pub fn with_labels(self, labels: Vec<(String, String)>) -> Self {
-        Self { labels, ..self }
-    }
-
-    pub(super) fn labels(&self) -> &[(String, String)] {
-        &self.labels
+        Self { target: self.target.with_labels(labels), ..self }
     }
 
     /// The same, which also remembers its newest checks, at most so many.
     #[must_use]
     pub fn with_history(self, checks_max: usize) -> Self {
-        Self { history: Some(Box::new(History::new(checks_max))), ..self }
+        Self { target: self.target.with_history(checks_max), ..self }
     }
 
-    /// The `target` label.
+    /// What it has in common with the series of echo probes.
     #[must_use]
-    pub fn target(&self) -> &str {
+    pub const fn target(&self) -> &TargetSeries {
         &self.target
-    }
-
-    /// The `address` label.
-    #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
     }
 
     /// Shows these counters to readers from now on.
@@ -125,11 +96,10 @@ impl CheckSeries {
 
     /// Records a finished check.
     pub fn record(&self, check: &CheckSample) {
-        let boundaries = &self.objectives.boundaries;
+        let boundaries = self.target.boundaries();
         let open = check.outcome == CheckOutcome::Open;
         if let (Some(clock), Some(rtt_ns)) = (check.clock, check.rtt_ns) {
-            self.rtt[clock as usize].record(boundaries, rtt_ns);
-            self.newest_clock.store(clock as usize, Ordering::Relaxed);
+            self.rtt.record(boundaries, clock as usize, rtt_ns);
         }
         // Where nobody answered, the time is our own timeout.
         if check.rtt_ns.is_some() || open {
@@ -143,16 +113,10 @@ impl CheckSeries {
             kernel_ns: check.rtt_ns.filter(|_| by_the_kernel),
             application_ns: Some(lag_ns.saturating_add(check.elapsed_ns)),
         };
-        self.objectives.record(&self.slos, open.then_some(times));
-        self.up.store(open, Ordering::Relaxed);
-        if let Some(history) = &self.history {
+        self.target.judge(open.then_some(times));
+        if let Some(history) = self.target.history() {
             history.record_check(check);
         }
-    }
-
-    /// Counts a failed resolution of the target's name. For the control plane.
-    pub fn count_resolve_failure(&self) {
-        self.resolve_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How it is checked.
@@ -164,29 +128,8 @@ impl CheckSeries {
         CheckCounters::from_words(self.counters.read())
     }
 
-    pub(super) fn newest_clock(&self) -> Option<CheckClock> {
-        CheckClock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied()
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn slos(&self) -> Vec<SloSnapshot> {
-        self.objectives.snapshots(&self.slos)
-    }
-
-    pub(super) fn resolve_failures(&self) -> u64 {
-        self.resolve_failures.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn history(&self) -> Option<&History> {
-        self.history.as_deref()
-    }
-
-    /// Round trips, by the index of their clock.
-    pub(super) fn rtt_snapshots(&self) -> Vec<Option<HistogramSnapshot>> {
-        self.rtt.iter().map(LazyHistogram::snapshot).collect()
+    pub(super) const fn rtt(&self) -> &RoundTrips<{ CheckClock::ALL.len() }> {
+        &self.rtt
     }
 
     /// The state now; consistent as [`super::ProbeSeries::snapshot`] is.
@@ -195,7 +138,7 @@ impl CheckSeries {
         CheckSnapshot {
             elapsed: self.elapsed.snapshot(),
             lag: self.lag.snapshot(),
-            slos: self.slos(),
+            slos: self.target.slos(),
             ..self.glance()
         }
     }
@@ -204,18 +147,18 @@ impl CheckSeries {
     #[must_use]
     pub fn glance(&self) -> CheckSnapshot {
         CheckSnapshot {
-            target: self.target.clone(),
-            address: self.address.clone(),
-            labels: self.labels.clone(),
+            target: self.target.name().to_owned(),
+            address: self.target.address().to_owned(),
+            labels: self.target.labels().to_vec(),
             method: self.method,
             counters: self.counters(),
-            up: self.is_up(),
-            newest_clock: self.newest_clock(),
-            rtt: snapshots(CheckClock::ALL, &self.rtt),
+            up: self.target.is_up(),
+            newest_clock: self.rtt.newest(CheckClock::ALL),
+            rtt: self.rtt.snapshots(CheckClock::ALL),
             elapsed: None,
             lag: None,
             slos: Vec::new(),
-            resolve_failures: self.resolve_failures(),
+            resolve_failures: self.target.resolve_failures(),
         }
     }
 }

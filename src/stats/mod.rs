@@ -12,6 +12,7 @@ mod probe;
 mod program;
 mod published;
 mod reload;
+mod target;
 mod tcp_info;
 mod web;
 
@@ -26,6 +27,7 @@ pub use self::echo::{EchoSeries, EchoSnapshot};
 pub use self::probe::{ProbeSeries, ProbeSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
 pub use self::reload::{ReloadSeries, ReloadSnapshot};
+pub use self::target::TargetSeries;
 pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
 pub use self::web::{Refusal, WebSeries, WebSnapshot};
 
@@ -438,9 +440,9 @@ mod tests {
         let stats = Stats::default();
         let first = stats.add_probe(series(Vec::new()));
         let second = stats.add_probe(series(Vec::new()));
-        first.count_resolve_failure();
-        second.count_resolve_failure();
-        second.count_resolve_failure();
+        first.target().count_resolve_failure();
+        second.target().count_resolve_failure();
+        second.target().count_resolve_failure();
         let worker = stats.add_worker(WorkerSeries::new("probe-0"));
         worker.record_lateness(1_234);
         stats.count_report_samples_dropped(7);

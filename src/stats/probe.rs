@@ -1,11 +1,10 @@
 //! What one target's echo probes are measured into, and how that looks at one moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::history::History;
 use super::published::Published;
-use super::slo::{Objectives, SloCounters, SloSnapshot, Times};
+use super::slo::{Objectives, SloSnapshot, Times};
+use super::target::{RoundTrips, TargetSeries};
 use super::tcp_info::{TcpInfoSeries, TcpInfoSnapshot};
 use super::{LazyHistogram, snapshots};
 use crate::histogram::HistogramSnapshot;
@@ -17,23 +16,13 @@ use crate::tcp_info::Members;
 /// call [`Self::record`] and [`Self::publish`].
 #[derive(Debug)]
 pub struct ProbeSeries {
-    target: String,
-    address: String,
-    labels: Vec<(String, String)>,
-    objectives: Arc<Objectives>,
+    target: TargetSeries,
     counters: Published<{ ProbeCounters::WORDS }>,
-    /// Whether the newest finished probe was received.
-    up: AtomicBool,
-    /// Index in [`Clock::ALL`] of the newest round trip; beyond the end while there is none.
-    newest_clock: AtomicUsize,
-    rtt: [LazyHistogram; Clock::ALL.len()],
+    /// By the index in [`Clock::ALL`].
+    rtt: RoundTrips<{ Clock::ALL.len() }>,
     app_rtt: LazyHistogram,
     stages: [LazyHistogram; Stage::ALL.len()],
-    slos: Box<[SloCounters]>,
-    resolve_failures: AtomicU64,
     tcp_info: TcpInfoSeries,
-    /// Kept if somebody can look at it.
-    history: Option<Box<History>>,
 }
 
 /// One target at one moment.
@@ -76,27 +65,19 @@ impl ProbeSeries {
         objectives: Arc<Objectives>,
     ) -> Self {
         Self {
-            target: target.into(),
-            address: address.into(),
-            labels,
-            slos: objectives.counters(),
-            objectives,
+            target: TargetSeries::new(target.into(), address.into(), labels, objectives),
             counters: Published::default(),
-            up: AtomicBool::new(false),
-            newest_clock: AtomicUsize::new(usize::MAX),
-            rtt: Default::default(),
+            rtt: RoundTrips::default(),
             app_rtt: LazyHistogram::default(),
             stages: Default::default(),
-            resolve_failures: AtomicU64::new(0),
             tcp_info: TcpInfoSeries::new(Members::default()),
-            history: None,
         }
     }
 
     /// The same, which also remembers its newest probes, at most so many.
     #[must_use]
     pub fn with_history(self, probes_max: usize) -> Self {
-        Self { history: Some(Box::new(History::new(probes_max))), ..self }
+        Self { target: self.target.with_history(probes_max), ..self }
     }
 
     /// The same, which also shows these members of `TCP_INFO`.
@@ -111,16 +92,10 @@ impl ProbeSeries {
         Some(&self.tcp_info).filter(|series| !series.is_empty())
     }
 
-    /// The `target` label.
+    /// What it has in common with the series of checks.
     #[must_use]
-    pub fn target(&self) -> &str {
+    pub const fn target(&self) -> &TargetSeries {
         &self.target
-    }
-
-    /// The `address` label.
-    #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
     }
 
     /// Shows these counters to readers from now on.
@@ -130,11 +105,10 @@ impl ProbeSeries {
 
     /// Records a finished probe.
     pub fn record(&self, sample: &Sample) {
-        let boundaries = &self.objectives.boundaries;
+        let boundaries = self.target.boundaries();
         let received = sample.outcome == Outcome::Received;
         if let (Some(clock), Some(rtt_ns)) = (sample.clock, sample.rtt_ns) {
-            self.rtt[clock as usize].record(boundaries, rtt_ns);
-            self.newest_clock.store(clock as usize, Ordering::Relaxed);
+            self.rtt.record(boundaries, clock as usize, rtt_ns);
         }
         if let Some(app_rtt_ns) = sample.app_rtt_ns {
             self.app_rtt.record(boundaries, app_rtt_ns);
@@ -150,49 +124,18 @@ impl ProbeSeries {
             kernel_ns: sample.rtt_ns.filter(|_| by_the_kernel),
             application_ns: sample.app_rtt_ns,
         };
-        self.objectives.record(&self.slos, received.then_some(times));
-        self.up.store(received, Ordering::Relaxed);
-        if let Some(history) = &self.history {
+        self.target.judge(received.then_some(times));
+        if let Some(history) = self.target.history() {
             history.record(sample);
         }
-    }
-
-    /// Counts a failed resolution of the target's name. For the control plane.
-    pub fn count_resolve_failure(&self) {
-        self.resolve_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn counters(&self) -> ProbeCounters {
         ProbeCounters::from_words(self.counters.read())
     }
 
-    pub(super) fn labels(&self) -> &[(String, String)] {
-        &self.labels
-    }
-
-    pub(super) fn newest_clock(&self) -> Option<Clock> {
-        Clock::ALL.get(self.newest_clock.load(Ordering::Relaxed)).copied()
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn history(&self) -> Option<&History> {
-        self.history.as_deref()
-    }
-
-    /// Round trips, by the index of their clock.
-    pub(super) fn rtt_snapshots(&self) -> Vec<Option<HistogramSnapshot>> {
-        self.rtt.iter().map(LazyHistogram::snapshot).collect()
-    }
-
-    pub(super) fn slos(&self) -> Vec<SloSnapshot> {
-        self.objectives.snapshots(&self.slos)
-    }
-
-    pub(super) fn resolve_failures(&self) -> u64 {
-        self.resolve_failures.load(Ordering::Relaxed)
+    pub(super) const fn rtt(&self) -> &RoundTrips<{ Clock::ALL.len() }> {
+        &self.rtt
     }
 
     /// The state now. The counters are one consistent set, each histogram and each objective is
@@ -202,7 +145,7 @@ impl ProbeSeries {
         ProbeSnapshot {
             app_rtt: self.app_rtt.snapshot(),
             stages: snapshots(Stage::ALL, &self.stages),
-            slos: self.slos(),
+            slos: self.target.slos(),
             tcp_info: self.tcp_info.snapshot(),
             ..self.glance()
         }
@@ -212,17 +155,17 @@ impl ProbeSeries {
     #[must_use]
     pub fn glance(&self) -> ProbeSnapshot {
         ProbeSnapshot {
-            target: self.target.clone(),
-            address: self.address.clone(),
-            labels: self.labels.clone(),
+            target: self.target.name().to_owned(),
+            address: self.target.address().to_owned(),
+            labels: self.target.labels().to_vec(),
             counters: self.counters(),
-            up: self.is_up(),
-            newest_clock: self.newest_clock(),
-            rtt: snapshots(Clock::ALL, &self.rtt),
+            up: self.target.is_up(),
+            newest_clock: self.rtt.newest(Clock::ALL),
+            rtt: self.rtt.snapshots(Clock::ALL),
             app_rtt: None,
             stages: Vec::new(),
             slos: Vec::new(),
-            resolve_failures: self.resolve_failures(),
+            resolve_failures: self.target.resolve_failures(),
             tcp_info: TcpInfoSnapshot::default(),
         }
     }

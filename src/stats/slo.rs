@@ -75,21 +75,7 @@ impl Objectives {
         let thresholds_ns: Vec<u64> = list.iter().map(|slo| slo.threshold_ns).collect();
         Self { boundaries: Arc::new(Boundaries::new(&thresholds_ns)), list: list.into() }
     }
-}
 
-impl Objective {
-    /// Whether a probe that was answered is good; `None` if it does not count.
-    fn judge(&self, times: &Times) -> Option<bool> {
-        let within = |ns: u64| ns <= self.threshold_ns;
-        match self.clock {
-            ObjectiveClock::Best => Some(times.best_ns.is_some_and(within)),
-            ObjectiveClock::Kernel => times.kernel_ns.map(within),
-            ObjectiveClock::Application => Some(times.application_ns.is_some_and(within)),
-        }
-    }
-}
-
-impl Objectives {
     /// Counts one finished probe in each of `counters`; `answered` is `None` unless it was answered
     /// as it should.
     pub(super) fn record(&self, counters: &[SloCounters], answered: Option<Times>) {
@@ -109,6 +95,18 @@ impl Objectives {
     pub(super) fn snapshots(&self, counters: &[SloCounters]) -> Vec<SloSnapshot> {
         let slos = counters.iter().zip(&self.list);
         slos.map(|(counters, objective)| counters.snapshot(objective)).collect()
+    }
+}
+
+impl Objective {
+    /// Whether a probe that was answered is good; `None` if it does not count.
+    fn judge(&self, times: &Times) -> Option<bool> {
+        let within = |ns: u64| ns <= self.threshold_ns;
+        match self.clock {
+            ObjectiveClock::Best => Some(times.best_ns.is_some_and(within)),
+            ObjectiveClock::Kernel => times.kernel_ns.map(within),
+            ObjectiveClock::Application => Some(times.application_ns.is_some_and(within)),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use super::history::{Column, History, Levels};
 use super::slo::SloSnapshot;
 use super::{
-    CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot, Stats, WorkerSnapshot,
-    echo,
+    CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot, Stats, TargetSeries,
+    WorkerSnapshot, echo,
 };
 use crate::sample::{CheckClock, CheckCounters, Clock, Method, ProbeCounters};
 
@@ -88,6 +88,14 @@ impl Stats {
         probes.chain(registered.checks.iter().cloned().map(Watched::Check)).collect()
     }
 
+    /// Shows this target no longer.
+    pub fn remove(&self, target: &Watched) {
+        match target {
+            Watched::Probe(series) => self.remove_probe(series),
+            Watched::Check(series) => self.remove_check(series),
+        }
+    }
+
     /// Listeners of the responder, each with all of its workers.
     #[must_use]
     pub fn responders(&self) -> Vec<EchoSnapshot> {
@@ -160,31 +168,31 @@ impl Watched {
         hash
     }
 
-    /// The `target` label.
+    /// What probed and checked targets have in common.
     #[must_use]
-    pub fn target(&self) -> &str {
+    pub fn series(&self) -> &TargetSeries {
         match self {
             Self::Probe(series) => series.target(),
             Self::Check(series) => series.target(),
         }
     }
 
+    /// The `target` label.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.series().name()
+    }
+
     /// The `address` label.
     #[must_use]
     pub fn address(&self) -> &str {
-        match self {
-            Self::Probe(series) => series.address(),
-            Self::Check(series) => series.address(),
-        }
+        self.series().address()
     }
 
     /// The user's labels.
     #[must_use]
     pub fn labels(&self) -> &[(String, String)] {
-        match self {
-            Self::Probe(series) => series.labels(),
-            Self::Check(series) => series.labels(),
-        }
+        self.series().labels()
     }
 
     /// How it is checked; `None` for echo probes.
@@ -200,18 +208,15 @@ impl Watched {
     #[must_use]
     pub fn newest_clock(&self) -> Option<&'static str> {
         match self {
-            Self::Probe(series) => series.newest_clock().map(Clock::name),
-            Self::Check(series) => series.newest_clock().map(CheckClock::name),
+            Self::Probe(series) => series.rtt().newest(Clock::ALL).map(Clock::name),
+            Self::Check(series) => series.rtt().newest(CheckClock::ALL).map(CheckClock::name),
         }
     }
 
     /// What it went through lately, if that is kept.
     #[must_use]
     pub fn history(&self) -> Option<&History> {
-        match self {
-            Self::Probe(series) => series.history(),
-            Self::Check(series) => series.history(),
-        }
+        self.series().history()
     }
 
     /// What a list needs to know of every target.
@@ -233,12 +238,8 @@ impl Watched {
     }
 
     fn state(&self, counts: &Counts) -> State {
-        let up = match self {
-            Self::Probe(series) => series.is_up(),
-            Self::Check(series) => series.is_up(),
-        };
         let finished = counts.good + counts.lost > 0;
-        match (finished, up) {
+        match (finished, self.series().is_up()) {
             (true, true) => State::Up,
             (true, false) if self.is_unresolved() => State::Unresolved,
             (true, false) => State::Down,
@@ -255,19 +256,17 @@ impl Watched {
     /// What was counted.
     #[must_use]
     pub fn counts(&self) -> Counts {
+        let resolve_failures = self.series().resolve_failures();
         match self {
-            Self::Probe(series) => of_probe(&series.counters(), series.resolve_failures()),
-            Self::Check(series) => of_check(&series.counters(), series.resolve_failures()),
+            Self::Probe(series) => of_probe(&series.counters(), resolve_failures),
+            Self::Check(series) => of_check(&series.counters(), resolve_failures),
         }
     }
 
     /// The objectives.
     #[must_use]
     pub fn slos(&self) -> Vec<SloSnapshot> {
-        match self {
-            Self::Probe(series) => series.slos(),
-            Self::Check(series) => series.slos(),
-        }
+        self.series().slos()
     }
 
     /// Everything of an echo probe's series.
@@ -296,10 +295,10 @@ impl Watched {
 
     fn levels(&self) -> Levels {
         let histograms = match self {
-            Self::Probe(series) => series.rtt_snapshots(),
-            Self::Check(series) => series.rtt_snapshots(),
+            Self::Probe(series) => series.rtt().histograms(),
+            Self::Check(series) => series.rtt().histograms(),
         };
-        Levels::new(histograms.iter().flatten(), self.counts().lost)
+        Levels::new(&histograms, self.counts().lost)
     }
 }
 

@@ -187,22 +187,23 @@ impl Probing {
     pub(super) fn log_no_socket(&mut self, failure: Failure, to: SocketAddr, why: &ProberError) {
         if self.logged != Some(failure) {
             self.logged = Some(failure);
-            let name = self.series.target();
+            let name = self.series.target().name();
             tracing::warn!(name, %to, %why, "no socket; trying again");
         }
     }
 
     /// Says when a connection comes and goes, once for each change.
     pub(super) fn log(&mut self, event: &Event<'_>) {
-        let (target, address) = (self.series.target(), self.series.address());
+        let target = self.series.target();
+        let (name, address) = (target.name(), target.address());
         match event {
             Event::Connected => {
                 self.logged = None;
-                tracing::info!(name = target, address, "connected");
+                tracing::info!(name, address, "connected");
             }
             Event::Closed(failure) if self.logged != Some(*failure) => {
                 self.logged = Some(*failure);
-                tracing::warn!(name = target, address, ?failure, "no connection; trying again");
+                tracing::warn!(name, address, ?failure, "no connection; trying again");
             }
             _ => {}
         }
@@ -216,7 +217,8 @@ impl Watching {
             return;
         }
         self.logged = Some(check.outcome);
-        let (name, address) = (self.series.target(), self.series.address());
+        let target = self.series.target();
+        let (name, address) = (target.name(), target.address());
         let outcome = check.outcome.name();
         match check.outcome {
             CheckOutcome::Open => tracing::info!(name, address, outcome, "checked"),
