@@ -9,6 +9,7 @@ use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
+pub mod discovery;
 pub mod duration;
 pub mod nearest;
 pub mod setting;
