@@ -82,7 +82,7 @@ impl Files {
     fn take_over(&mut self, reading: &Reading) -> bool {
         let before = self.known.len();
         self.known.retain(|path, _| {
-            let folder = path.parent().unwrap_or(Path::new(""));
+            let folder = path.parent().unwrap_or_else(|| Path::new(""));
             reading.files.contains_key(path) || reading.unlisted.iter().any(|it| it == folder)
         });
         let mut changed = self.known.len() != before;
@@ -124,7 +124,7 @@ fn read_all(patterns: &[FilePattern], prints: &BTreeMap<PathBuf, u64>) -> Readin
 fn matches(pattern: &Path) -> Result<Vec<PathBuf>, (PathBuf, String)> {
     let name = pattern.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((start, end)) = name.split_once('*') else { return Ok(vec![pattern.to_owned()]) };
-    let folder = pattern.parent().unwrap_or(Path::new(""));
+    let folder = pattern.parent().unwrap_or_else(|| Path::new(""));
     let listed = if folder == Path::new("") { Path::new(".") } else { folder };
     let fail = |why: String| (folder.to_owned(), why);
     let entries = fs::read_dir(listed).map_err(|error| fail(error.to_string()))?;
@@ -287,7 +287,7 @@ mod tests {
             let item = format!("*a{}", level - 1);
             bomb += &format!("a{level}: &a{level} [{}]\n", vec![item; 10].join(", "));
         }
-        let items = vec!["*a"; 9].join(", ");
+        let items = ["*a"; 9].join(", ");
         let groups = format!("- targets: &a [x, y]\n- targets: [{items}]\n");
         for bad in ["- targets: [a", "- {targets: [a], target: b}", "a: b", &bomb, &groups] {
             fs::write(&path, bad).unwrap();
