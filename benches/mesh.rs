@@ -27,7 +27,7 @@ const SCOPES: [&str; 4] = ["rack", "zone, other racks", "region, other zones", "
 type Hosts = Vec<(String, BTreeMap<String, String>)>;
 
 fn main() {
-    let sizes: &[usize] = if report::quick() { &[100, 2_000] } else { &[100, 10_000, 100_000] };
+    let sizes: &[usize] = if report::quick() { &[100, 1_000] } else { &[100, 10_000, 100_000] };
     let mut rows = vec![row([
         "hosts", "scope", "out min", "avg", "max", "in min", "avg", "max", "unprobed", "pairs",
     ])];
@@ -49,9 +49,8 @@ fn main() {
 
 /// Small meshes have small racks, zones and regions, so that each scope is there.
 fn hosts(size: usize) -> Hosts {
-    let scale = if size < 2 * REGION { REGION / (size / 2).max(20) + 1 } else { 1 };
-    let part = |hosts: usize| (hosts / scale).max(1);
-    let (rack, zone, region) = (part(RACK).max(2), part(ZONE).max(6), part(REGION).max(18));
+    let small = (2, 10, 50);
+    let (rack, zone, region) = if size < 2 * REGION { small } else { (RACK, ZONE, REGION) };
     let host = |number: usize| {
         let labels =
             [("rack", number / rack), ("zone", number / zone), ("region", number / region)];

@@ -11,6 +11,7 @@ use super::*;
 
 #[path = "../../../tests/it/certificates.rs"]
 #[expect(dead_code, reason = "the integration tests need more of it")]
+#[expect(clippy::duplicate_mod, reason = "the server's tests are another private module")]
 mod certificates;
 
 /// Answers each connection with the next text, and gives back the questions.
