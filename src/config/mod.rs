@@ -10,6 +10,7 @@ use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod agent;
+pub mod discovery;
 pub mod duration;
 pub mod file;
 pub mod nearest;
