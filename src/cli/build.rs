@@ -198,6 +198,7 @@ pub(super) fn probe_section(
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout, clock)?,
+        buckets: None,
         tcp_info: match flags.tcp_info.as_str() {
             "all" => TcpInfoChoice::All,
             "off" => TcpInfoChoice::Off,

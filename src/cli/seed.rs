@@ -274,6 +274,7 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Quiet,
     }))
 }

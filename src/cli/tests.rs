@@ -60,6 +60,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Live,
     }
 }

@@ -7,12 +7,14 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::{Regex, RegexBuilder};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::agent::Module;
 use super::duration;
 
 /// Limits of what is discovered.
@@ -27,6 +29,31 @@ pub mod limits {
     pub const EXPRESSION_BYTES_MAX: usize = 1024 * 1024;
     /// Peers of a host in one scope of the mesh.
     pub const PEERS_MAX: usize = 1_000;
+    /// Lists of discovered targets.
+    pub const JOBS_MAX: usize = 256;
+}
+
+/// One of `discovery`: where targets come from, what happens to their labels, how they are probed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The `discovery` label of its own metrics; no two are the same.
+    pub name: String,
+    /// How its targets are probed unless their label `__module__` says otherwise.
+    pub module: Arc<Module>,
+    /// The modules that may be chosen so.
+    pub modules: Arc<BTreeMap<String, Arc<Module>>>,
+    /// Targets that need no source.
+    pub static_configs: Vec<TargetGroup>,
+    /// Files; paths are used as they are.
+    pub file_sd_configs: Vec<FileSd>,
+    /// URLs.
+    pub http_sd_configs: Vec<HttpSd>,
+    /// Names.
+    pub dns_sd_configs: Vec<DnsSd>,
+    /// What happens to every target's labels.
+    pub relabel_configs: Vec<RelabelConfig>,
+    /// If only some of them are probed: those of this host's mesh.
+    pub mesh: Option<MeshConfig>,
 }
 
 /// Targets with labels in common: `static_configs`, and what files and URLs answer.
@@ -168,9 +195,13 @@ pub struct Expression {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeshConfig {
-    /// The address of this host among the targets.
+    /// The address of this host among the targets. In the file, `${NAME}` is a variable of the
+    /// environment, so that all hosts have the same file.
     #[serde(rename = "self")]
     pub own: String,
+    /// Labels of this host, for as long as it is not among the targets. The same variables.
+    #[serde(default, deserialize_with = "labels")]
+    pub labels: BTreeMap<String, String>,
     /// Scopes; a target that is a peer in one is none in those behind it.
     pub scopes: Vec<MeshScope>,
 }
@@ -198,6 +229,20 @@ pub fn is_label_name(name: &str) -> bool {
     let mut letters = name.bytes();
     let first = letters.next().is_some_and(|it| it == b'_' || it.is_ascii_alphabetic());
     first && letters.all(|it| it == b'_' || it.is_ascii_alphanumeric())
+}
+
+impl MeshConfig {
+    /// With the environment's variables in place of their names.
+    ///
+    /// # Errors
+    /// One line: which variable is not there.
+    pub fn expanded(self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let expanded = |text: &str| expand(text, &variable);
+        let own = expanded(&self.own)?;
+        let labels = self.labels.iter().map(|(name, value)| Ok((name.clone(), expanded(value)?)));
+        let labels = labels.collect::<Result<_, String>>()?;
+        Ok(Self { own, labels, ..self })
+    }
 }
 
 impl FilePattern {
@@ -398,6 +443,24 @@ const ACTIONS: [(&str, RelabelAction); 6] = [
     ("labelkeep", RelabelAction::LabelKeep),
 ];
 
+/// A text with the values of its `${NAME}`.
+fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut whole = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("${") {
+        let (name, after) = behind.split_once('}').ok_or("a ${ has no }; write ${NAME}")?;
+        let value = variable(name).filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| {
+            format!("the environment has no {name:?}; set it, or write this host's address")
+        })?;
+        whole.push_str(before);
+        whole.push_str(&value);
+        rest = after;
+    }
+    whole.push_str(rest);
+    Ok(whole)
+}
+
 /// A label's name, or a text that may become one when its groups are known.
 fn is_template(text: &str) -> bool {
     let plain: String = text.chars().filter(|it| !"${}".contains(*it)).collect();
@@ -501,6 +564,35 @@ mesh: {self: '10.0.0.1:4000', scopes: [{name: rack, same: [rack], peers: 3}]}
         assert_eq!(texts, (";", "$1", RelabelAction::Replace));
         assert_eq!(rule.regex, "(.*)".parse().unwrap());
         assert_eq!(sections.mesh.unwrap().scopes[0].peers, 3);
+    }
+
+    #[test]
+    fn a_mesh_takes_what_hosts_differ_in_from_the_environment() {
+        let check = |own: &str, expected: Result<&str, &str>| {
+            let text =
+                format!("mesh: {{self: '{own}', labels: {{zone: '${{ZONE}}'}}, scopes: []}}");
+            let mesh = parse(&text).unwrap().mesh.unwrap();
+            let variable = |name: &str| match name {
+                "POD_IP" => Some("fd00::7".to_owned()),
+                "ZONE" => Some("a".to_owned()),
+                "EMPTY" => Some(String::new()),
+                _ => None,
+            };
+            match (mesh.expanded(variable), expected) {
+                (Ok(mesh), Ok(own)) => {
+                    assert_eq!((mesh.own.as_str(), mesh.labels["zone"].as_str()), (own, "a"));
+                }
+                (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+                (found, _) => panic!("{own}: {found:?}"),
+            }
+        };
+        check("10.0.0.1:4000", Ok("10.0.0.1:4000"));
+        check("[${POD_IP}]:4000", Ok("[fd00::7]:4000"));
+        check("${POD_IP}${ZONE}", Ok("fd00::7a"));
+        check("$POD_IP}", Ok("$POD_IP}"));
+        check("${POD_IP:4000", Err("write ${NAME}"));
+        check("${EMPTY}:4000", Err("no \"EMPTY\""));
+        check("${NONE}:4000", Err("no \"NONE\""));
     }
 
     #[test]

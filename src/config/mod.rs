@@ -87,6 +87,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly, with distinct names.
     pub slos: Vec<Slo>,
+    /// Ends of the classic buckets, the objectives' aside; the 1-2-5 steps if there are none.
+    pub buckets: Option<Vec<Duration>>,
     /// What is shown of the kernel's `TCP_INFO` of each connection.
     pub tcp_info: TcpInfoChoice,
     /// Check by half-open handshakes instead of echo probes, by this method.
@@ -384,6 +386,8 @@ pub mod limits {
     pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// Words, lists and maps in a configuration file: twenty for each target.
     pub const CONFIG_FILE_NODES_MAX: usize = 20 * TARGETS_MAX;
+    /// Ends of classic buckets that a module may have.
+    pub const BUCKETS_MAX: usize = 64;
     /// Modules of a configuration file.
     pub const MODULES_MAX: usize = 256;
     /// Mistakes of a configuration file that are told.

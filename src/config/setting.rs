@@ -166,6 +166,11 @@ pub fn slo_threshold(text: &str) -> Result<Duration, BadValue> {
     Ok(threshold)
 }
 
+/// The end of a classic bucket.
+pub fn bucket(text: &str) -> Result<Duration, BadValue> {
+    duration::parse_within(text, Duration::from_nanos(1), INTERVAL_MAX, "[100us, 1ms]")
+}
+
 /// [`Slo::objective_ratio`], as `99.9%`.
 pub fn objective_ratio(text: &str) -> Result<f64, BadValue> {
     let refuse = |why: &str| BadValue::new(why, SLO_EXAMPLE);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, spawn_blocking};
 
-use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup};
+use crate::config::discovery::{DnsSd, FileSd, HttpSd, Job, RelabelConfig, TargetGroup};
 use crate::config::limits::TARGETS_MAX;
 use crate::time::{Now, Wall};
 
@@ -28,25 +28,30 @@ pub type Labels = BTreeMap<String, String>;
 /// One target, ready to be probed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
+    /// Which of the [`List::jobs`] found it.
+    pub job: usize,
     /// `host:port` as the source wrote it; never empty, otherwise unchecked.
     pub address: String,
     /// Labels for its series.
     pub labels: Labels,
+    /// The module that its label `__module__` names, if it has one.
+    pub module: Option<String>,
+}
+
+/// All targets of some jobs.
+#[derive(Clone, Debug, Default)]
+pub struct List {
+    /// The jobs as they were when this was found.
+    pub jobs: Arc<[Job]>,
+    /// Sorted and without duplicates within a job.
+    pub targets: Vec<Target>,
 }
 
 /// What to discover.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Targets that need no source.
-    pub static_configs: Vec<TargetGroup>,
-    /// Files; paths are used as they are.
-    pub file_sd_configs: Vec<FileSd>,
-    /// URLs.
-    pub http_sd_configs: Vec<HttpSd>,
-    /// Names.
-    pub dns_sd_configs: Vec<DnsSd>,
-    /// What happens to every target's labels.
-    pub relabel_configs: Vec<RelabelConfig>,
+    /// The lists of targets.
+    pub jobs: Arc<[Job]>,
     /// Reads the clocks, for [`Health::last_success`].
     pub now: fn() -> Now,
 }
@@ -54,10 +59,15 @@ pub struct Settings {
 /// How a source is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Its kind and its first file, URL or name: a label's value.
+    /// Whose source it is: the job's name.
+    pub job: String,
+    /// Its kind and its first file, URL or name: a label's value, and another one for each source
+    /// of a job.
     pub source: String,
     /// When it was last asked and answered well.
     pub last_success: Option<Wall>,
+    /// How often it was asked.
+    pub refreshes: u64,
     /// How often it was asked and failed.
     pub failures: u64,
     /// Targets of its last good answer, before relabelling.
@@ -71,7 +81,8 @@ pub struct Health {
 pub struct Discovery {
     sources: Vec<Running>,
     joiner: AbortHandle,
-    targets: Arc<watch::Sender<Vec<Target>>>,
+    list: Arc<watch::Sender<Arc<List>>>,
+    health: Arc<watch::Sender<Arc<[Health]>>>,
     changed: Arc<Notify>,
     excess: Arc<watch::Sender<Option<usize>>>,
 }
@@ -84,7 +95,8 @@ impl Discovery {
         let mut discovery = Self {
             sources: Vec::new(),
             joiner: tokio::spawn(async {}).abort_handle(),
-            targets: Arc::new(watch::Sender::new(Vec::new())),
+            list: Arc::default(),
+            health: Arc::new(watch::Sender::new(Arc::default())),
             changed: Arc::new(Notify::new()),
             excess: Arc::new(watch::Sender::new(None)),
         };
@@ -92,47 +104,57 @@ impl Discovery {
         discovery
     }
 
-    /// Replaces the settings. Sources that stay the same keep running; the list of targets stays
-    /// what it is until each new source has answered or failed once.
+    /// Replaces the settings. Sources that stay the same keep running, whatever job they are of; the
+    /// list of targets stays what it is until each new source has answered or failed once, but not
+    /// for longer than [`PATIENCE`].
     pub fn reload(&mut self, settings: Settings) {
         self.run(settings, true);
     }
 
-    /// The targets, sorted and without duplicates.
+    /// The targets.
     #[must_use]
-    pub fn targets(&self) -> watch::Receiver<Vec<Target>> {
-        self.targets.subscribe()
+    pub fn list(&self) -> watch::Receiver<Arc<List>> {
+        self.list.subscribe()
     }
 
-    /// How each source is doing, in the order of the settings.
+    /// How each source is doing, in the order of the jobs.
     #[must_use]
-    pub fn health(&self) -> Vec<Health> {
-        self.sources.iter().map(|running| running.state.borrow().health.clone()).collect()
+    pub fn health(&self) -> watch::Receiver<Arc<[Health]>> {
+        self.health.subscribe()
     }
 
     /// How many targets all sources have together, if that is too many: the list is then what it
     /// was before.
     #[must_use]
-    pub fn excess(&self) -> Option<usize> {
-        *self.excess.borrow()
+    pub fn excess(&self) -> watch::Receiver<Option<usize>> {
+        self.excess.subscribe()
     }
 
     fn run(&mut self, settings: Settings, wait: bool) {
         self.joiner.abort();
+        let Settings { jobs, now } = settings;
         let mut old = std::mem::take(&mut self.sources);
-        for spec in specs(&settings) {
-            let same = old.iter().position(|running| running.spec == spec);
-            let running = match same {
-                Some(index) => old.swap_remove(index),
-                None => Running::start(spec, Arc::clone(&self.changed), settings.now),
-            };
-            self.sources.push(running);
+        let mut parts = Vec::with_capacity(jobs.len());
+        for job in jobs.iter() {
+            let mut sources = Vec::new();
+            for spec in specs(job) {
+                let same = old.iter().position(|running| running.spec == spec);
+                let running = match same {
+                    Some(index) => old.swap_remove(index),
+                    None => Running::start(spec, Arc::clone(&self.changed), now),
+                };
+                let name = unique(&running.spec.to_string(), &sources);
+                sources.push((name, running.state.clone()));
+                self.sources.push(running);
+            }
+            let fixed = Arc::new(group_labels(&job.static_configs, &[]));
+            parts.push(Part { fixed, sources });
         }
         let joiner = Joiner {
-            fixed: Arc::new(group_labels(&settings.static_configs, &[])),
-            states: self.sources.iter().map(|running| running.state.clone()).collect(),
-            rules: settings.relabel_configs.into(),
-            targets: Arc::clone(&self.targets),
+            jobs,
+            parts,
+            list: Arc::clone(&self.list),
+            health: Arc::clone(&self.health),
             changed: Arc::clone(&self.changed),
             excess: Arc::clone(&self.excess),
         };
@@ -154,11 +176,19 @@ enum Spec {
     Dns(DnsSd),
 }
 
-fn specs(settings: &Settings) -> Vec<Spec> {
-    let files = settings.file_sd_configs.iter().cloned().map(Spec::File);
-    let urls = settings.http_sd_configs.iter().cloned().map(Spec::Http);
-    let names = settings.dns_sd_configs.iter().cloned().map(Spec::Dns);
-    files.chain(urls).chain(names).collect()
+fn specs(job: &Job) -> impl Iterator<Item = Spec> {
+    let files = job.file_sd_configs.iter().cloned().map(Spec::File);
+    let urls = job.http_sd_configs.iter().cloned().map(Spec::Http);
+    let names = job.dns_sd_configs.iter().cloned().map(Spec::Dns);
+    files.chain(urls).chain(names)
+}
+
+/// A name that none of the others has.
+fn unique<T>(name: &str, others: &[(String, T)]) -> String {
+    let is_free = |name: &String| others.iter().all(|(other, _)| other != name);
+    let numbered = (2..).map(|number: usize| format!("{name}#{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    names.find(is_free).expect("numbers do not end")
 }
 
 impl fmt::Display for Spec {
@@ -208,8 +238,10 @@ struct Answer {
 impl Running {
     fn start(spec: Spec, changed: Arc<Notify>, now: fn() -> Now) -> Self {
         let health = Health {
+            job: String::new(),
             source: spec.to_string(),
             last_success: None,
+            refreshes: 0,
             failures: 0,
             targets: 0,
             error: None,
@@ -271,6 +303,7 @@ fn note(sender: &watch::Sender<State>, answer: Answer, now: fn() -> Now) -> Dura
             }
             None => {}
         }
+        health.refreshes += 1;
         match &error {
             Some(_) => health.failures += 1,
             None => health.last_success = Some(now().wall),
@@ -291,55 +324,99 @@ fn note(sender: &watch::Sender<State>, answer: Answer, now: fn() -> Now) -> Dura
     wait
 }
 
+/// What one job's targets are joined from.
+struct Part {
+    fixed: Arc<Vec<Labels>>,
+    /// Each with its name.
+    sources: Vec<(String, watch::Receiver<State>)>,
+}
+
 /// Joins the answers of all sources.
 struct Joiner {
-    fixed: Arc<Vec<Labels>>,
-    states: Vec<watch::Receiver<State>>,
-    rules: Arc<[RelabelConfig]>,
-    targets: Arc<watch::Sender<Vec<Target>>>,
+    jobs: Arc<[Job]>,
+    parts: Vec<Part>,
+    list: Arc<watch::Sender<Arc<List>>>,
+    health: Arc<watch::Sender<Arc<[Health]>>>,
     changed: Arc<Notify>,
     excess: Arc<watch::Sender<Option<usize>>>,
 }
 
 impl Joiner {
     async fn run(self, wait: bool) {
+        let patient_until = tokio::time::Instant::now() + PATIENCE;
+        let mut waits = wait;
         loop {
-            if !wait || self.states.iter().all(|state| state.borrow().asked) {
+            self.tell_health();
+            waits = waits && !self.all_asked() && tokio::time::Instant::now() < patient_until;
+            if !waits {
                 self.publish().await;
             }
-            self.changed.notified().await;
-            tokio::time::sleep(GATHER).await;
+            tokio::select! {
+                () = self.changed.notified() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep_until(patient_until), if waits => {}
+            }
         }
     }
 
+    fn all_asked(&self) -> bool {
+        let mut sources = self.parts.iter().flat_map(|part| &part.sources);
+        sources.all(|(_, state)| state.borrow().asked)
+    }
+
+    fn tell_health(&self) {
+        let jobs = self.jobs.iter().zip(&self.parts);
+        let health = jobs.flat_map(|(job, part)| {
+            part.sources.iter().map(|(source, state)| Health {
+                job: job.name.clone(),
+                source: source.clone(),
+                ..state.borrow().health.clone()
+            })
+        });
+        self.health.send_replace(health.collect());
+    }
+
     async fn publish(&self) {
-        let answers = self.states.iter().map(|state| Arc::clone(&state.borrow().targets));
-        let answers: Vec<Arc<Vec<Labels>>> =
-            std::iter::once(Arc::clone(&self.fixed)).chain(answers).collect();
-        let count = answers.iter().map(|answer| answer.len()).sum();
+        let answers = self.parts.iter().map(|part| {
+            let answers = part.sources.iter().map(|(_, state)| Arc::clone(&state.borrow().targets));
+            std::iter::once(Arc::clone(&part.fixed)).chain(answers).collect()
+        });
+        let answers: Vec<Vec<Arc<Vec<Labels>>>> = answers.collect();
+        let count = answers.iter().flatten().map(|answer| answer.len()).sum();
         let excess = (count > TARGETS_MAX).then_some(count);
         if excess.is_some() && excess != *self.excess.borrow() {
             tracing::warn!(count, max = TARGETS_MAX, "too many targets; the list stays as it was");
         }
-        self.excess.send_replace(excess);
+        self.excess.send_if_modified(|told| {
+            let differ = *told != excess;
+            *told = excess;
+            differ
+        });
         if excess.is_some() {
             return;
         }
-        let rules = Arc::clone(&self.rules);
-        let joined = spawn_blocking(move || join(&answers, &rules)).await;
-        let Ok(targets) = joined else { return };
-        self.targets.send_if_modified(|published| {
-            let differ = *published != targets;
-            *published = targets;
+        let jobs = Arc::clone(&self.jobs);
+        let joined = spawn_blocking(move || {
+            let numbered = jobs.iter().enumerate().zip(&answers);
+            let targets =
+                numbered.flat_map(|((job, of), answers)| join(job, answers, &of.relabel_configs));
+            List { targets: targets.collect(), jobs: Arc::clone(&jobs) }
+        });
+        let Ok(list) = joined.await else { return };
+        self.list.send_if_modified(|published| {
+            let same_jobs = Arc::ptr_eq(&published.jobs, &list.jobs);
+            let differ = !same_jobs || published.targets != list.targets;
+            if differ {
+                *published = Arc::new(list);
+            }
             differ
         });
     }
 }
 
-fn join(answers: &[Arc<Vec<Labels>>], rules: &[RelabelConfig]) -> Vec<Target> {
+fn join(job: usize, answers: &[Arc<Vec<Labels>>], rules: &[RelabelConfig]) -> Vec<Target> {
     let labels = answers.iter().flat_map(|answer| answer.iter().cloned());
     let mut targets: Vec<Target> =
-        labels.filter_map(|labels| relabel::target(labels, rules)).collect();
+        labels.filter_map(|labels| relabel::target(job, labels, rules)).collect();
     targets.sort_unstable();
     targets.dedup();
     targets
@@ -385,6 +462,9 @@ fn one_line(text: &str) -> String {
 
 /// What several sources answer at about the same time is one change.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// How long a reload waits for the first answers of new sources.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Labels of all targets of one answer.
 const LABELS_MAX: usize = 2_000_000;

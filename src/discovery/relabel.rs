@@ -8,6 +8,9 @@ use crate::config::discovery::{RelabelAction as Action, RelabelConfig, is_label_
 /// The label that holds the address.
 pub const ADDRESS: &str = "__address__";
 
+/// The label that names a module of the agent.
+pub const MODULE: &str = "__module__";
+
 /// Applies the rules in order; `false` if one of them drops the target.
 pub fn relabel(labels: &mut Labels, rules: &[RelabelConfig]) -> bool {
     rules.iter().all(|rule| apply(labels, rule))
@@ -15,13 +18,14 @@ pub fn relabel(labels: &mut Labels, rules: &[RelabelConfig]) -> bool {
 
 /// What is probed of a discovered target, if anything: rules applied, internal labels gone.
 #[must_use]
-pub fn target(mut labels: Labels, rules: &[RelabelConfig]) -> Option<Target> {
+pub fn target(job: usize, mut labels: Labels, rules: &[RelabelConfig]) -> Option<Target> {
     if !relabel(&mut labels, rules) {
         return None;
     }
     let address = labels.remove(ADDRESS).filter(|address| !address.is_empty())?;
+    let module = labels.remove(MODULE).filter(|module| !module.is_empty());
     labels.retain(|name, value| !name.starts_with("__") && !value.is_empty());
-    Some(Target { address, labels })
+    Some(Target { job, address, labels, module })
 }
 
 fn apply(labels: &mut Labels, rule: &RelabelConfig) -> bool {
@@ -183,12 +187,14 @@ mod tests {
 
     #[test]
     fn internal_and_empty_labels_end_here_and_so_does_a_target_without_an_address() {
-        let found = target(labels("__address__=h:1 __meta_x=1 a=2 b="), &[]).unwrap();
-        assert_eq!(found, Target { address: "h:1".to_owned(), labels: labels("a=2") });
-        assert_eq!(target(labels("__address__= a=2"), &[]), None);
-        assert_eq!(target(labels("a=2"), &[]), None);
+        let found = target(7, labels("__address__=h:1 __meta_x=1 a=2 b= __module__=m"), &[]);
+        let module = Some("m".to_owned());
+        let expected = Target { job: 7, address: "h:1".to_owned(), labels: labels("a=2"), module };
+        assert_eq!(found.unwrap(), expected);
+        assert_eq!(target(0, labels("__address__= a=2"), &[]), None);
+        assert_eq!(target(0, labels("a=2"), &[]), None);
         let away = rules("[{target_label: __address__, replacement: ''}]");
-        assert_eq!(target(labels("__address__=h:1"), &away), None);
+        assert_eq!(target(0, labels("__address__=h:1"), &away), None);
     }
 
     fn some_labels() -> impl Strategy<Value = Labels> {
@@ -221,7 +227,7 @@ mod tests {
         fn no_internal_label_and_no_empty_address_leaves(before in some_labels(), host in "h?") {
             let mut before = before;
             before.insert(ADDRESS.to_owned(), host.clone());
-            let found = target(before, &[]);
+            let found = target(0, before, &[]);
             prop_assert_eq!(found.is_some(), !host.is_empty());
             if let Some(found) = found {
                 prop_assert!(found.labels.keys().all(|name| !name.starts_with("__")));

@@ -25,21 +25,35 @@ fn settings(fixed: &[&str], files: &[&Path]) -> Settings {
         files: vec![path.to_string_lossy().into_owned().try_into().unwrap()],
         refresh_interval: Duration::from_millis(20),
     };
-    Settings {
+    let config = crate::config::file::parse("", Path::new("x.yaml")).unwrap();
+    let modules = config.agent.unwrap().modules;
+    let job = Job {
+        name: "a".to_owned(),
+        module: Arc::clone(&modules["echo"]),
+        modules,
         static_configs: vec![group(fixed)],
         file_sd_configs: files.iter().map(file).collect(),
         http_sd_configs: Vec::new(),
         dns_sd_configs: Vec::new(),
         relabel_configs: Vec::new(),
-        now,
-    }
+        mesh: None,
+    };
+    Settings { jobs: Arc::new([job]), now }
+}
+
+fn job(settings: &mut Settings) -> &mut Job {
+    &mut Arc::get_mut(&mut settings.jobs).unwrap()[0]
+}
+
+fn health(discovery: &Discovery) -> Arc<[Health]> {
+    discovery.health().borrow().clone()
 }
 
 /// Waits until these are the targets.
 async fn wait_for(discovery: &Discovery, expected: &[&str]) {
-    let mut targets = discovery.targets();
-    let arrived = targets.wait_for(|targets| {
-        targets.iter().map(|target| target.address.as_str()).eq(expected.iter().copied())
+    let mut list = discovery.list();
+    let arrived = list.wait_for(|list| {
+        list.targets.iter().map(|target| target.address.as_str()).eq(expected.iter().copied())
     });
     let arrived = tokio::time::timeout(Duration::from_secs(60), arrived).await;
     let arrived = arrived.map(|it| it.is_ok());
@@ -60,25 +74,25 @@ async fn sources_are_joined_sorted_and_without_duplicates() {
     write(&b, &["b:1", "c:1", "d:1"]);
     let mut settings = settings(&["e:1", "a:1"], &[&a, &b]);
     // Where a target was found must not make it two.
-    settings.relabel_configs =
+    job(&mut settings).relabel_configs =
         serde_saphyr::from_str("[{source_labels: [__address__], action: drop, regex: d.*}]")
             .unwrap();
     let discovery = Discovery::start(settings);
     wait_for(&discovery, &["a:1", "b:1", "c:1", "e:1"]).await;
-    let health = discovery.health();
-    assert_eq!((health[0].targets, health[1].targets), (3, 3));
-    assert_eq!(health[0].source, format!("file:{}", a.display()));
-    assert_eq!(health[0].last_success, Some(now().wall));
+    let told = health(&discovery);
+    assert_eq!((told[0].targets, told[1].targets), (3, 3));
+    assert_eq!((&*told[0].job, &*told[0].source), ("a", &*format!("file:{}", a.display())));
+    assert_eq!(told[0].last_success, Some(now().wall));
+    assert!(told[0].refreshes > 0 && told[0].failures == 0);
     write(&b, &["x:1"]);
     wait_for(&discovery, &["a:1", "c:1", "e:1", "x:1"]).await;
     fs::write(&b, "[{").unwrap();
-    let mut state = discovery.sources[1].state.clone();
-    state.wait_for(|state| state.health.failures > 0).await.unwrap();
-    assert!(discovery.health()[1].error.is_some());
-    assert_eq!(discovery.targets().borrow().len(), 4);
+    let mut told = discovery.health();
+    told.wait_for(|told| told[1].failures > 0 && told[1].error.is_some()).await.unwrap();
+    assert_eq!(discovery.list().borrow().targets.len(), 4);
     write(&b, &["y:1"]);
     wait_for(&discovery, &["a:1", "c:1", "e:1", "y:1"]).await;
-    assert_eq!(discovery.health()[1].error, None);
+    told.wait_for(|told| told[1].error.is_none()).await.unwrap();
 }
 
 #[tokio::test]
@@ -92,7 +106,7 @@ async fn a_reload_keeps_equal_sources_and_publishes_nothing_half() {
     // The file is bad at the time of the reload: what it said before still counts.
     fs::write(&a, "[{").unwrap();
     let kept = discovery.sources[0].task.clone();
-    let mut seen = discovery.targets();
+    let mut seen = discovery.list();
     seen.mark_unchanged();
     discovery.reload(settings(&["c:1"], &[&b, &a]));
     wait_for(&discovery, &["a:1", "b:1", "c:1"]).await;
@@ -122,15 +136,15 @@ async fn a_reload_waits_for_a_source_that_hangs_and_the_start_does_not() {
         tls_config: TlsTrust::default(),
     };
     let mut first = settings(&["a:1"], &[]);
-    first.http_sd_configs = vec![silent(Duration::from_secs(60))];
+    job(&mut first).http_sd_configs = vec![silent(Duration::from_secs(60))];
     let mut discovery = Discovery::start(first);
     wait_for(&discovery, &["a:1"]).await;
-    assert!(!discovery.health()[0].source.contains("token"));
+    assert!(!health(&discovery)[0].source.contains("token"));
     let mut second = settings(&["b:1"], &[]);
-    second.http_sd_configs = vec![silent(Duration::from_millis(400))];
+    job(&mut second).http_sd_configs = vec![silent(Duration::from_millis(400))];
     discovery.reload(second);
     wait_for(&discovery, &["b:1"]).await;
-    assert_eq!(discovery.health()[0].error.as_deref(), Some("no answer in 400ms"));
+    assert_eq!(health(&discovery)[0].error.as_deref(), Some("no answer in 400ms"));
 }
 
 #[tokio::test]
@@ -142,12 +156,22 @@ async fn too_many_targets_together_change_nothing() {
     wait_for(&discovery, &["a:1", "z:1"]).await;
     let many: Vec<String> = (0..TARGETS_MAX).map(|number| format!("h:{number}")).collect();
     write(&file, &many.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut excess = discovery.excess.subscribe();
+    let mut excess = discovery.excess();
     excess.wait_for(|excess| *excess == Some(TARGETS_MAX + 1)).await.unwrap();
-    assert_eq!(discovery.targets().borrow().len(), 2);
+    assert_eq!(discovery.list().borrow().targets.len(), 2);
     write(&file, &["y:1"]);
     wait_for(&discovery, &["a:1", "y:1"]).await;
-    assert_eq!(discovery.excess(), None);
+    assert_eq!(*discovery.excess().borrow(), None);
+}
+
+#[test]
+fn every_source_of_a_job_has_a_name_of_its_own() {
+    let mut names: Vec<(String, ())> = Vec::new();
+    for name in ["a", "b", "a", "a"] {
+        names.push((unique(name, &names), ()));
+    }
+    let names: Vec<&str> = names.iter().map(|(name, ())| name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "a#2", "a#3"]);
 }
 
 proptest! {
@@ -159,8 +183,8 @@ proptest! {
         let cut = cut.min(addresses.len());
         let (left, right) = addresses.split_at(cut);
         let [left, right] = [left, right].map(|it| Arc::new(it.iter().map(labels).collect()));
-        let joined = join(&[Arc::clone(&left), Arc::clone(&right)], &[]);
-        prop_assert_eq!(&joined, &join(&[right, left], &[]));
+        let joined = join(0, &[Arc::clone(&left), Arc::clone(&right)], &[]);
+        prop_assert_eq!(&joined, &join(0, &[right, left], &[]));
         prop_assert!(joined.windows(2).all(|pair| pair[0] < pair[1]));
         let expected: HashSet<&String> = addresses.iter().filter(|it| !it.is_empty()).collect();
         prop_assert_eq!(joined.len(), expected.len());

@@ -71,6 +71,7 @@ pub(super) fn checked(
         padding_bytes: if is_echo { padding_bytes } else { 0 },
         socket: socket(&layers, complaints),
         slos: slos(&layers, timeout, clock, complaints),
+        buckets: buckets(&layers, complaints),
         tcp_info: if is_echo { tcp_info } else { TcpInfoChoice::Default },
         check: match prober {
             Prober::Echo => None,
@@ -149,6 +150,17 @@ fn socket(layers: &Layers<'_>, complaints: &mut Complaints) -> SocketOptions {
         dscp: complaints.value("dscp", layers.word(|raw| raw.dscp.as_ref()), setting::dscp),
         ttl: complaints.value("ttl", layers.word(|raw| raw.ttl.as_ref()), setting::ttl),
     }
+}
+
+fn buckets(layers: &Layers<'_>, complaints: &mut Complaints) -> Option<Vec<Duration>> {
+    let raw = layers.own.buckets.as_ref().or(layers.all.buckets.as_ref())?;
+    if raw.value.len() > limits::BUCKETS_MAX {
+        let most = limits::BUCKETS_MAX;
+        complaints.at(raw.referenced, format!("a module has at most {most} buckets; write fewer"));
+    }
+    let words = raw.value.iter().take(limits::BUCKETS_MAX);
+    let parsed = words.map(|word| complaints.value("buckets", Some(word), setting::bucket));
+    Some(parsed.collect::<Vec<_>>().into_iter().flatten().collect())
 }
 
 fn slos(
