@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use crate::config::agent::Wanted;
-use crate::config::discovery::{Job, MeshConfig};
+use crate::config::discovery::Job;
 use crate::config::file::check_label;
+use crate::config::mesh::MeshConfig;
 use crate::config::{HostPort, Target, address, limits};
 use crate::discovery::{self, Discovery, Health, List, Settings};
 use crate::mesh::{Member, Roster, Scope};

@@ -174,7 +174,10 @@ impl App {
                 let (rereads, requests) = reload::follow(&agent.file)?;
                 (Some(rereads), Some(requests))
             }
-            None => (None, None),
+            None => {
+                reload::ignore()?;
+                (None, None)
+            }
         };
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::agent::Module;
 use super::duration;
+use super::mesh::MeshConfig;
 
 /// Limits of what is discovered.
 pub mod limits {
@@ -27,8 +28,6 @@ pub mod limits {
     pub const REFRESH_MAX: Duration = Duration::from_secs(7 * 86_400);
     /// Bytes of a compiled regular expression.
     pub const EXPRESSION_BYTES_MAX: usize = 1024 * 1024;
-    /// Peers of a host in one scope of the mesh.
-    pub const PEERS_MAX: usize = 1_000;
     /// Lists of discovered targets.
     pub const JOBS_MAX: usize = 256;
 }
@@ -191,58 +190,12 @@ pub struct Expression {
     regex: Regex,
 }
 
-/// `mesh`: this host probes some of the targets, in each scope some.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeshConfig {
-    /// The address of this host among the targets. In the file, `${NAME}` is a variable of the
-    /// environment, so that all hosts have the same file.
-    #[serde(rename = "self")]
-    pub own: String,
-    /// Labels of this host, for as long as it is not among the targets. The same variables.
-    #[serde(default, deserialize_with = "labels")]
-    pub labels: BTreeMap<String, String>,
-    /// Scopes; a target that is a peer in one is none in those behind it.
-    pub scopes: Vec<MeshScope>,
-}
-
-/// One scope: those whose labels are this host's in `same`, and are not in each of `other`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeshScope {
-    /// For people.
-    pub name: String,
-    /// Labels that must be equal.
-    #[serde(default)]
-    pub same: Vec<String>,
-    /// Labels that must differ.
-    #[serde(default)]
-    pub other: Vec<String>,
-    /// How many of them this host probes.
-    #[serde(deserialize_with = "peers")]
-    pub peers: usize,
-}
-
 /// Whether `name` is a label's name, as every version of Prometheus takes it.
 #[must_use]
 pub fn is_label_name(name: &str) -> bool {
     let mut letters = name.bytes();
     let first = letters.next().is_some_and(|it| it == b'_' || it.is_ascii_alphabetic());
     first && letters.all(|it| it == b'_' || it.is_ascii_alphanumeric())
-}
-
-impl MeshConfig {
-    /// With the environment's variables in place of their names.
-    ///
-    /// # Errors
-    /// One line: which variable is not there.
-    pub fn expanded(self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let expanded = |text: &str| expand(text, &variable);
-        let own = expanded(&self.own)?;
-        let labels = self.labels.iter().map(|(name, value)| Ok((name.clone(), expanded(value)?)));
-        let labels = labels.collect::<Result<_, String>>()?;
-        Ok(Self { own, labels, ..self })
-    }
 }
 
 impl FilePattern {
@@ -443,31 +396,15 @@ const ACTIONS: [(&str, RelabelAction); 6] = [
     ("labelkeep", RelabelAction::LabelKeep),
 ];
 
-/// A text with the values of its `${NAME}`.
-fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut whole = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once("${") {
-        let (name, after) = behind.split_once('}').ok_or("a ${ has no }; write ${NAME}")?;
-        let value = variable(name).filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| {
-            format!("the environment has no {name:?}; set it, or write this host's address")
-        })?;
-        whole.push_str(before);
-        whole.push_str(&value);
-        rest = after;
-    }
-    whole.push_str(rest);
-    Ok(whole)
-}
-
 /// A label's name, or a text that may become one when its groups are known.
 fn is_template(text: &str) -> bool {
     let plain: String = text.chars().filter(|it| !"${}".contains(*it)).collect();
     is_label_name(text) || (text.contains('$') && is_label_name(&format!("_{plain}")))
 }
 
-fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+pub(super) fn labels<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     let labels = BTreeMap::<String, String>::deserialize(from)?;
     match labels.keys().find(|name| !is_label_name(name)) {
         Some(bad) => Err(D::Error::custom(format!("{bad:?} is no label's name"))),
@@ -479,14 +416,6 @@ fn refresh<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     duration::parse_within(&text, limits::REFRESH_MIN, limits::REFRESH_MAX, "30s")
         .map_err(|bad| D::Error::custom(format!("{text} {bad}")))
-}
-
-fn peers<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
-    let peers = usize::deserialize(from)?;
-    if (1..=limits::PEERS_MAX).contains(&peers) {
-        return Ok(peers);
-    }
-    Err(D::Error::custom(format!("peers must be 1 to {}; write e.g. 3", limits::PEERS_MAX)))
 }
 
 const fn five_minutes() -> Duration {
@@ -564,35 +493,6 @@ mesh: {self: '10.0.0.1:4000', scopes: [{name: rack, same: [rack], peers: 3}]}
         assert_eq!(texts, (";", "$1", RelabelAction::Replace));
         assert_eq!(rule.regex, "(.*)".parse().unwrap());
         assert_eq!(sections.mesh.unwrap().scopes[0].peers, 3);
-    }
-
-    #[test]
-    fn a_mesh_takes_what_hosts_differ_in_from_the_environment() {
-        let check = |own: &str, expected: Result<&str, &str>| {
-            let text =
-                format!("mesh: {{self: '{own}', labels: {{zone: '${{ZONE}}'}}, scopes: []}}");
-            let mesh = parse(&text).unwrap().mesh.unwrap();
-            let variable = |name: &str| match name {
-                "POD_IP" => Some("fd00::7".to_owned()),
-                "ZONE" => Some("a".to_owned()),
-                "EMPTY" => Some(String::new()),
-                _ => None,
-            };
-            match (mesh.expanded(variable), expected) {
-                (Ok(mesh), Ok(own)) => {
-                    assert_eq!((mesh.own.as_str(), mesh.labels["zone"].as_str()), (own, "a"));
-                }
-                (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
-                (found, _) => panic!("{own}: {found:?}"),
-            }
-        };
-        check("10.0.0.1:4000", Ok("10.0.0.1:4000"));
-        check("[${POD_IP}]:4000", Ok("[fd00::7]:4000"));
-        check("${POD_IP}${ZONE}", Ok("fd00::7a"));
-        check("$POD_IP}", Ok("$POD_IP}"));
-        check("${POD_IP:4000", Err("write ${NAME}"));
-        check("${EMPTY}:4000", Err("no \"EMPTY\""));
-        check("${NONE}:4000", Err("no \"NONE\""));
     }
 
     #[test]

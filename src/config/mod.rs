@@ -13,6 +13,7 @@ pub mod agent;
 pub mod discovery;
 pub mod duration;
 pub mod file;
+pub mod mesh;
 pub mod nearest;
 mod service;
 pub mod setting;

@@ -104,9 +104,9 @@ impl Discovery {
         discovery
     }
 
-    /// Replaces the settings. Sources that stay the same keep running, whatever job they are of; the
-    /// list of targets stays what it is until each new source has answered or failed once, but not
-    /// for longer than [`PATIENCE`].
+    /// Replaces the settings. Sources that stay the same keep running, whatever job they are of;
+    /// the list of targets stays what it is until each new source has answered or failed once, but
+    /// not for longer than [`PATIENCE`].
     pub fn reload(&mut self, settings: Settings) {
         self.run(settings, true);
     }
@@ -343,17 +343,17 @@ struct Joiner {
 
 impl Joiner {
     async fn run(self, wait: bool) {
-        let patient_until = tokio::time::Instant::now() + PATIENCE;
+        let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
         let mut waits = wait;
         loop {
             self.tell_health();
-            waits = waits && !self.all_asked() && tokio::time::Instant::now() < patient_until;
+            waits = waits && !self.all_asked();
             if !waits {
                 self.publish().await;
             }
             tokio::select! {
                 () = self.changed.notified() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep_until(patient_until), if waits => {}
+                () = &mut patience, if waits => waits = false,
             }
         }
     }

@@ -89,7 +89,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         name: "rttscope_discovery_dropped_targets",
-        help: "Targets of all lists that are not probed: named as another one, or beyond the limit.",
+        help: "Targets of all lists that are not probed: named as another, or beyond the limit.",
         labels: &["reason"],
         read: Read::Program(|now, out| {
             let Some(discovery) = &now.discovery else { return };

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use crate::config::discovery::{DnsSd, FileSd, HttpSd, MeshConfig, RelabelConfig, TargetGroup};
+use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup};
+use crate::config::mesh::MeshConfig;
 use crate::config::yaml::Word;
 
 #[derive(Default, Deserialize)]

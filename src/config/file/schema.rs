@@ -138,7 +138,7 @@ const MODULE: &[Key] = &[
     (
         "buckets",
         Kind::Many,
-        "Ends of the classic buckets of round trips, instead of 1-2.5-5 steps; those of the slos \
+        "Ends of the classic buckets of round trips, instead of 1-2-5 steps; those of the slos \
          are there, too.",
     ),
 ];
@@ -268,9 +268,8 @@ mod tests {
         RawWeb,
     };
     use super::*;
-    use crate::config::discovery::{
-        DnsSd, FileSd, HttpSd, MeshConfig, MeshScope, RelabelConfig, TargetGroup, TlsTrust,
-    };
+    use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup, TlsTrust};
+    use crate::config::mesh::{MeshConfig, MeshScope};
 
     /// The keys that are read, as the complaint about another one lists them.
     fn check<T: DeserializeOwned>(keys: &[Key]) {

@@ -243,30 +243,36 @@ fn discovery_is_understood_and_its_paths_are_relative_to_the_file() {
 
 #[test]
 fn slips_of_discovery_are_told_with_their_place() {
-    let check = |job: &str, complaints: &[&str]| {
-        super::tests::check(&format!("discovery:\n- {{{job}}}"), complaints);
+    let check_job = |job: &str, complaints: &[&str]| {
+        check(&format!("discovery:\n- {{{job}}}"), complaints);
     };
-    check(
+    check_job(
         "",
         &[":2:3: the discovery has no source; write e.g. file_sd_configs: [{files: [a.json]}]"],
     );
-    check("file_sd_config: []", &[":2:4: there is no key file_sd_config; write file_sd_configs"]);
-    check("file_sd_configs: [{file: [a.json]}]", &[":2:23: there is no key file; write files"]);
-    check("dns_sd_configs: [{names: [a], typ: A}]", &[":2:34: there is no key typ; write type"]);
-    check(
+    check_job(
+        "file_sd_config: []",
+        &[":2:4: there is no key file_sd_config; write file_sd_configs"],
+    );
+    check_job("file_sd_configs: [{file: [a.json]}]", &[":2:23: there is no key file; write files"]);
+    check_job(
+        "dns_sd_configs: [{names: [a], typ: A}]",
+        &[":2:34: there is no key typ; write type"],
+    );
+    check_job(
         "static_configs: [{targets: []}], module: none",
         &[":2:45: module: none is unknown; write echo"],
     );
-    check(
+    check_job(
         "static_configs: [{targets: []}], mesh: {self: h, scopes: []}",
         &[":2:43: mesh: self h: has no port; write e.g. h:4000"],
     );
-    check(
+    check_job(
         "static_configs: [{targets: []}], mesh: {self: 'h:1', scopes: [], peers: 2}",
         &[":2:69: there is no key peers; write self, labels, scopes"],
     );
     let twice = "{name: a, static_configs: [{}]}";
-    self::check(
+    check(
         &format!("discovery: [{twice}, {twice}]"),
         &[":1:46: is the second discovery named a; write another name:"],
     );
