@@ -11,7 +11,6 @@
 //! that no pair is without a probe.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU8;
 
 /// A member of the mesh.
 #[derive(Clone, Copy, Debug)]
@@ -47,30 +46,6 @@ pub struct Peer {
 pub struct Roster {
     hashes: Vec<u64>,
     scopes: Vec<Groups>,
-}
-
-/// The source ports by which one target is probed: each is a flow of its own to routers that spread
-/// flows over paths of equal cost (ECMP), and always the same one. Series of one target are its
-/// paths together, unless somebody asks for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paths {
-    count: NonZeroU8,
-    first_port: u16,
-}
-
-impl Paths {
-    /// So many ports from the first on; `None` if there are not so many.
-    #[must_use]
-    pub fn new(count: NonZeroU8, first_port: u16) -> Option<Self> {
-        let last = u16::from(count.get()) - 1;
-        (first_port > 0 && first_port.checked_add(last).is_some())
-            .then_some(Self { count, first_port })
-    }
-
-    /// The source port of each path.
-    pub fn ports(self) -> impl Iterator<Item = u16> {
-        (0..u16::from(self.count.get())).map(move |path| self.first_port + path)
-    }
 }
 
 impl Roster {
@@ -377,15 +352,6 @@ mod tests {
 
     const PEERS_OF_SEVEN: &[(usize, usize)] =
         &[(8, 0), (9, 0), (14, 1), (22, 1), (24, 1), (25, 2), (31, 2)];
-
-    #[test]
-    fn paths_are_ports_in_a_row() {
-        let paths = |count, first| Paths::new(NonZeroU8::new(count).unwrap(), first);
-        assert!(paths(3, 33_000).unwrap().ports().eq([33_000, 33_001, 33_002]));
-        assert!(paths(2, 65_534).unwrap().ports().eq([65_534, 65_535]));
-        assert_eq!(paths(3, 65_534), None);
-        assert_eq!(paths(1, 0), None);
-    }
 
     proptest! {
         #[test]

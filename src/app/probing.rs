@@ -235,6 +235,7 @@ impl App {
         let change = Change::Probe(Box::new(NewProbe {
             target: id,
             settings: probe_settings(&module.settings, &target.address, id.index(), shared.stamps),
+            paths: module.settings.paths,
             options: Arc::clone(&shared.options),
             series: Arc::clone(&series),
         }));

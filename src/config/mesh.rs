@@ -98,8 +98,7 @@ mod tests {
     #[test]
     fn a_mesh_takes_what_hosts_differ_in_from_the_environment() {
         let check = |own: &str, expected: Result<&str, &str>| {
-            let text =
-                format!("mesh: {{self: '{own}', labels: {{zone: '${{ZONE}}'}}, scopes: []}}");
+            let text = format!("{{self: '{own}', labels: {{zone: '${{ZONE}}'}}, scopes: []}}");
             let mesh: MeshConfig = serde_saphyr::from_str(&text).unwrap();
             let variable = |name: &str| match name {
                 "POD_IP" => Some("fd00::7".to_owned()),

@@ -2,6 +2,7 @@
 //! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub struct ProbeSection {
     pub count: Option<u64>,
     /// Stop after this long.
     pub duration: Option<Duration>,
+    /// Connections to each target, which take turns.
+    pub paths: NonZeroU8,
     /// Which wire format to speak.
     pub wire: WireChoice,
     /// Bytes appended to a v3 frame.
@@ -387,6 +390,8 @@ pub mod limits {
     pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// Words, lists and maps in a configuration file: twenty for each target.
     pub const CONFIG_FILE_NODES_MAX: usize = 20 * TARGETS_MAX;
+    /// Connections to one target.
+    pub const PATHS_MAX: u8 = 64;
     /// Ends of classic buckets that a module may have.
     pub const BUCKETS_MAX: usize = 64;
     /// Modules of a configuration file.

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::catalogue::{CONNECTED, CONNECTIONS_ACTIVE, CONNECTS, DROPPED, SENT};
+use crate::catalogue::{CONNECTED, CONNECTIONS_ACTIVE, CONNECTS, DROPPED, ProbeCounts, SENT};
 use crate::exposition::Exposition;
 use crate::http;
 use crate::run::Run;
@@ -118,7 +118,8 @@ impl Scene {
 
 fn config(discovery: &str, port: u16) -> String {
     format!(
-        "modules: {{fast: {{interval: 20ms}}, slow: {{interval: 40ms}}}}\n\
+        "modules: {{fast: {{interval: 20ms}}, slow: {{interval: 40ms}}, wide: \
+         {{interval: 20ms, paths: 4}}}}\n\
          web: {{listen: '127.0.0.1:0'}}\n\
          targets: [{{name: fixed, address: '127.0.0.1:PORT', module: fast}}]\n{discovery}"
     )
@@ -377,6 +378,35 @@ fn a_reload_leaves_alone_what_stays_the_same() {
     assert_eq!(scene.reload("").status, 200);
     let none = scene.wait_for(&[]);
     assert!(!none.has(GOOD, &[]) && !none.has(OF_LIST, &[]));
+}
+
+#[test]
+fn paths_are_connections_of_one_target() {
+    let _turn = turn::wait_for(Turn::Shared);
+    let scene = Scene::start(
+        "discovery: [{module: wide, static_configs: [{targets: ['127.0.0.2:PORT']}]}]",
+        &[],
+    );
+    let four = scene.serve.scrape_until("five connections", |scrape| {
+        // One of them is that of `fixed`.
+        scrape.count(CONNECTIONS_ACTIVE, &[]) == 5
+    });
+    assert_eq!(four.count("tcp_responder_connections_total", &[]), 5);
+    let scrape = scene.wait_for(&[".2"]);
+    let name = scene.name(".2");
+    let of = [("target", name.as_str())];
+    assert_eq!((scrape.count(CONNECTS, &of), scrape.count(CONNECTED, &of)), (4, 1));
+    let counts = |scrape: &Exposition| ProbeCounts::reconciled(scrape, &of);
+    let first = counts(&scrape);
+    // Four take turns: together they send as often as the one that has the same interval.
+    let later = scene.agent.scrape_until("100 more", |it| counts(it).sent > first.sent + 100);
+    let fixed = |scrape: &Exposition| ProbeCounts::reconciled(scrape, &[("target", "fixed")]).sent;
+    let (ours, theirs) = (counts(&later).sent - first.sent, fixed(&later) - fixed(&scrape));
+    assert!(ours < 2 * theirs && theirs < 2 * ours, "{ours} and {theirs}");
+    assert!(!later.has("tcp_info_rtt_seconds", &of));
+    // They go together, too.
+    assert_eq!(scene.reload("").status, 200);
+    scene.serve.scrape_until("one connection", |it| it.count(CONNECTIONS_ACTIVE, &[]) == 1);
 }
 
 /// Agents on addresses of loopback that probe each other.

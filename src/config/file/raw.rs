@@ -36,6 +36,7 @@ pub(super) struct RawModule {
     pub(super) adaptive: Option<Spanned<bool>>,
     pub(super) window: Option<Word>,
     pub(super) clock: Option<Word>,
+    pub(super) paths: Option<Word>,
     pub(super) wire: Option<Word>,
     pub(super) padding: Option<Word>,
     pub(super) method: Option<Word>,

@@ -126,6 +126,7 @@ const MODULE: &[Key] = &[
     ("adaptive", Kind::Bool, "Let the timeout follow the measured times (RFC 6298)."),
     ("window", Kind::Number, "Outcomes in the sliding loss window."),
     ("clock", Kind::Choice(CLOCKS), "The best clock, the kernel's or nothing, or ours only."),
+    ("paths", Kind::Number, "Connections to each target, which take turns; 1 by default."),
     ("wire", Kind::Choice(&["auto", "v1", "v2", "v3"]), "Frames to speak."),
     ("padding", Kind::Number, "Bytes added to every v3 frame."),
     ("method", Kind::Choice(&["auto", "syn", "quickack", "dial"]), "How to check."),

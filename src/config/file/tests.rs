@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ReportMode, SloClock, WebListen, WireChoice, setting};
+use crate::config::{ReportMode, SloClock, TcpInfoChoice, WebListen, WireChoice, setting};
 use crate::sys::{ClockChoice, MethodChoice};
 
 fn good(text: &str) -> Config {
@@ -293,6 +293,27 @@ fn buckets_are_durations() {
             ":1:30: buckets 0s: must be at least 1ns; write e.g. buckets: [100us, 1ms]",
             ":1:34: buckets 7: has no unit (ns, us, ms, s, m, h, d); write e.g. buckets: [100us, \
              1ms]",
+        ],
+    );
+}
+
+#[test]
+fn paths_are_several_connections_of_echo_probes() {
+    let text = "defaults: {paths: 8}\nmodules: {a: {}, b: {paths: 1}, c: {prober: check}}";
+    let agent = good(text).agent.unwrap();
+    let of = |module: &str| {
+        let settings = &agent.modules[module].settings;
+        (settings.paths.get(), settings.tcp_info)
+    };
+    assert_eq!(of("a"), (8, TcpInfoChoice::Off));
+    assert_eq!(of("b"), (1, TcpInfoChoice::Default));
+    assert_eq!(of("c"), (1, TcpInfoChoice::Default));
+    check(
+        "modules: {a: {paths: 0}, b: {prober: check, paths: 2}, c: {paths: 2, tcp_info: all}}",
+        &[
+            ":1:22: paths 0: is no number of 1 to 64; write e.g. paths: 8",
+            ":1:52: paths is for prober: echo; leave it out",
+            ":1:80: tcp_info is of one connection, and the module has several; leave it out",
         ],
     );
 }
