@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
+use proptest::prelude::*;
 use simple_dns::ResourceRecord;
 use simple_dns::rdata::{A, AAAA, CNAME, SRV};
 use tokio::net::TcpListener;
@@ -276,4 +277,32 @@ fn the_file_is_read_as_its_manual_says() {
         assert_eq!(resolver.candidates(name).join(" "), candidates);
     }
     assert_eq!(Resolver::from_text("").servers, ["127.0.0.1:53".parse().unwrap()]);
+}
+
+proptest! {
+    /// Whatever stands in an answer, it is read or refused: a panic would end its source.
+    #[test]
+    fn no_answer_is_too_strange(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
+        length in any::<prop::sample::Index>(), cut in any::<bool>(),
+    ) {
+        for kind in [DnsKind::A, DnsKind::Aaaa, DnsKind::Srv] {
+            let question = question(7, NAME, kind).unwrap();
+            let target = Name::new("h1.example").unwrap();
+            let srv = RData::SRV(SRV { priority: 0, weight: 0, port: 9, target });
+            let alias = RData::CNAME(CNAME(Name::new("alias.example").unwrap()));
+            let mut answer = reply(&question, vec![(9, alias), (9, srv), (9, address(1))]);
+            for (place, byte) in &changes {
+                let place = place.index(answer.len());
+                answer[place] = *byte;
+            }
+            if cut {
+                answer.truncate(length.index(answer.len() + 1));
+            }
+            let reply = read(&answer, 7, NAME, kind);
+            if let Reply::Answer(Ok(records)) = reply {
+                prop_assert!(records.found.len() <= answer.len());
+            }
+        }
+    }
 }
