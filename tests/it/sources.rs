@@ -148,7 +148,9 @@ fn answer_question(message: &[u8], records: &Records) -> Option<Vec<u8>> {
         Records::NoSuchName => (0x8183, &[], 0),
         Records::Failure => (0x8182, &[], 0),
         Records::CutOff => (0x8380, &[], 0),
-        Records::Garbage => return Some([&message[..2], &[0xff; 40]].concat()),
+        Records::Garbage => {
+            return Some([&message[..2], &[0x81, 0x80], &[0xff; 40]].concat());
+        }
         Records::Silence => return None,
     };
     let count = u16::try_from(addresses.len()).unwrap();
