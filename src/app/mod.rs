@@ -3,6 +3,7 @@
 
 mod agent;
 mod checking;
+mod discovered;
 mod doctor;
 mod info;
 mod output;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use self::agent::{Agent, next_reread};
+use self::agent::{Agent, next_news};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
@@ -82,7 +83,7 @@ fn run_logged(
     let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(lookups_max(config))
+        .max_blocking_threads(lookups_max(config) + READERS_MAX)
         .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
@@ -170,7 +171,10 @@ impl App {
                 let (rereads, requests) = reload::follow(&agent.file)?;
                 (Some(rereads), Some(requests))
             }
-            None => (None, None),
+            None => {
+                reload::ignore()?;
+                (None, None)
+            }
         };
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
@@ -258,7 +262,7 @@ impl App {
                 () = next(alive.as_mut()) => sys::supervisor::alive(),
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
-                reread = next_reread(&mut self.agent) => self.reread(reread),
+                news = next_news(&mut self.agent) => self.hear(news),
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
@@ -438,6 +442,9 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
+/// Threads for files that are read and lists that are joined, besides those for lookups: a name
+/// server that hangs must not hold these up.
+const READERS_MAX: usize = 16;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.

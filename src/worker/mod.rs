@@ -6,6 +6,7 @@
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
 pub mod noise;
+mod paths;
 mod sampling;
 mod sweeping;
 mod table;
@@ -13,6 +14,7 @@ mod turn;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -111,6 +113,8 @@ pub struct NewProbe {
     pub target: TargetId,
     /// How.
     pub settings: ProbeSettings,
+    /// By how many connections, which take turns.
+    pub paths: NonZeroU8,
     /// Options of its sockets.
     pub options: Arc<SocketOptions>,
     /// Where its measurements go.
