@@ -14,6 +14,7 @@ use crate::log;
 use crate::report::doctor::{Examination, append_json, screen};
 use crate::report::live::Size;
 use crate::stats::BuildInfo;
+use crate::sys::sandbox;
 use crate::sys::{self, Attachment, CheckSettings, Checks, ClockChoice, IoChoice, IoOptions};
 use crate::worker::{WorkerOptions, noise};
 
@@ -53,6 +54,7 @@ fn examine(measuring: &MeasuringSection) -> Result<Examination> {
     let detected = sys::detect(io, ClockChoice::Auto)?;
     let mut capabilities = detected.capabilities.clone();
     capabilities.extend(checks);
+    capabilities.extend(sandbox::possible());
     Ok(Examination {
         version: BuildInfo::current().version,
         program: std::env::current_exe()

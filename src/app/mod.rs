@@ -3,6 +3,7 @@
 
 mod agent;
 mod checking;
+mod confine;
 mod discovered;
 mod doctor;
 mod info;
@@ -35,6 +36,7 @@ use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::sys::sandbox::Sandbox;
 use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
@@ -60,17 +62,25 @@ pub fn run(config: &Config) -> Result<Verdict> {
     if let Some(section) = &config.doctor {
         return doctor::run(section, config);
     }
-    let checks = checking::open(config)?;
+    let sandbox = confine::begin(config)?;
+    let opened = Opened { checks: checking::open(config)?, sandbox };
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;
-    let verdict = run_logged(config, checks, screen, stats);
+    let verdict = run_logged(config, opened, screen, stats);
     log.flush(LOG_PATIENCE);
     verdict
 }
 
+/// What is set up first of all.
+struct Opened {
+    checks: Vec<Checks>,
+    /// Half of it holds already.
+    sandbox: Sandbox,
+}
+
 fn run_logged(
     config: &Config,
-    checks: Vec<Checks>,
+    mut opened: Opened,
     screen: Screen,
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
@@ -90,11 +100,14 @@ fn run_logged(
     let verdict = runtime.block_on(async {
         match (&config.check, &config.info) {
             (Some(check), _) => {
-                sweep::run(config, check, checks, &detected, screen, &stats, signal).await
+                sweep::run(config, check, &mut opened, &detected, screen, &stats, signal).await
             }
-            (None, Some(info)) => info::run(info, screen, &stats, signal).await,
+            (None, Some(info)) => {
+                confine::complete(&mut opened.sandbox, config, &stats)?;
+                info::run(info, screen, &stats, signal).await
+            }
             (None, None) => {
-                App::start(config, checks, &detected, screen, stats)?.work(signal).await
+                App::start(config, &mut opened, &detected, screen, stats)?.work(signal).await
             }
         }
     });
@@ -153,12 +166,13 @@ enum End {
 impl App {
     fn start(
         config: &Config,
-        checks: Vec<Checks>,
+        Opened { checks, sandbox }: &mut Opened,
         detected: &Detected,
         screen: Screen,
         stats: Arc<Stats>,
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
+        let checks = std::mem::take(checks);
         checking::tell(&checks, &stats);
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
@@ -225,6 +239,7 @@ impl App {
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
+        confine::complete(sandbox, config, &app.stats)?;
         ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)

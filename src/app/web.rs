@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::{reachable, step_back};
+use super::{confine, reachable, step_back};
 use crate::config::{BadFile, WebListen, WebSection};
 use crate::http::{self, Guard, HttpState, ReloadRequests};
 use crate::stats::Stats;
@@ -51,7 +51,9 @@ impl Web {
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();
         let (opened, opening) = sync_channel(1);
+        let files = confine::web_files(web);
         let serve = move || {
+            confine::drop_all_but_reading(&files);
             step_back();
             let told = async {
                 // An app that is gone stops its server too.

@@ -16,6 +16,8 @@ use crate::sys::ClockChoice;
 pub struct AgentSection {
     /// Where all of this was read, and is read again.
     pub file: PathBuf,
+    /// Other files that are read with it, or again while it runs.
+    pub reads: Vec<PathBuf>,
     /// The ways to probe, by name; at least one.
     pub modules: Arc<BTreeMap<String, Arc<Module>>>,
     /// Whom to probe, with distinct names. May be empty.

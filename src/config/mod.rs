@@ -6,6 +6,7 @@ use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
@@ -254,7 +255,7 @@ pub enum WebListen {
 #[error("{0}")]
 pub struct BadFile(pub String);
 
-/// How the measuring threads work.
+/// How the program works, above all its measuring threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasuringSection {
     /// io_uring or readiness.
@@ -269,6 +270,8 @@ pub struct MeasuringSection {
     pub busy_poll: bool,
     /// Scheduling priority of the measuring threads.
     pub priority: Option<Priority>,
+    /// Whether the program confines itself once it has started.
+    pub sandbox: SandboxChoice,
 }
 
 /// How logs look.

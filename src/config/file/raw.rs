@@ -110,6 +110,7 @@ pub(super) struct RawMeasuring {
     pub(super) clock: Option<Word>,
     pub(super) busy_poll: Option<bool>,
     pub(super) priority: Option<Word>,
+    pub(super) sandbox: Option<Word>,
 }
 
 #[derive(Default, Deserialize)]

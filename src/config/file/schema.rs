@@ -242,6 +242,11 @@ const MEASURING: &[Key] = &[
     ("clock", Kind::Choice(CLOCKS), "The best clock, the kernel's or nothing, or ours only."),
     ("busy_poll", Kind::Bool, "Never sleep while waiting."),
     ("priority", Kind::Text, "nice:-20 to nice:19, fifo:1 to fifo:99."),
+    (
+        "sandbox",
+        Kind::Choice(&["auto", "on", "off"]),
+        "Confine the program once it has started: as far as possible, fully or not at all.",
+    ),
 ];
 
 const LIMITS: &[Key] = &[("targets", Kind::Number, "Most targets, wherever they come from.")];

@@ -94,6 +94,8 @@ fn purpose(name: &str) -> &'static str {
         "kernel_tx_stamps" => "the kernel stamps what is sent",
         "kernel_rx_stamps" => "the kernel stamps what is received",
         "raw_syn" => "half-open checks by SYNs of our own",
+        "landlock" => "a running program reads only the files that it needs, and writes none",
+        "seccomp" => "a running program makes only the system calls that it needs",
         _ => "",
     }
 }
