@@ -7,6 +7,7 @@ mod confine;
 mod discovered;
 mod doctor;
 mod info;
+mod on_demand;
 mod output;
 mod preflight;
 mod probing;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::agent::{Agent, next_news};
+use self::on_demand::{OnDemand, next_step};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
@@ -118,7 +120,11 @@ fn run_logged(
 
 /// Names that are looked up at the same time.
 fn lookups_max(config: &Config) -> usize {
-    if config.check.is_some() { limits::CHECK_LOOKUPS_MAX } else { limits::LOOKUPS_MAX }
+    match (&config.check, &config.agent) {
+        (Some(_), _) => limits::CHECK_LOOKUPS_MAX,
+        (None, Some(_)) => limits::LOOKUPS_MAX + limits::PROBE_LOOKUPS_MAX,
+        (None, None) => limits::LOOKUPS_MAX,
+    }
 }
 
 /// Everything that runs.
@@ -136,6 +142,7 @@ struct App {
     /// The kernel gives stamps, and they are wanted.
     stamps: bool,
     agent: Option<Agent>,
+    on_demand: Option<OnDemand>,
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
@@ -180,18 +187,16 @@ impl App {
             (Some(probe), None) => probe.targets.len().max(1),
             (None, None) => 1,
         };
-        let (rereads, requests) = match &config.agent {
-            Some(agent) => {
-                let (rereads, requests) = reload::follow(&agent.file)?;
-                (Some(rereads), Some(requests))
-            }
-            None => {
-                reload::ignore()?;
-                (None, None)
-            }
-        };
+        let (mut rereads, mut on_demand, mut requests) = (None, None, (None, None));
+        if let Some(agent) = &config.agent {
+            (rereads, requests.0) = both(reload::follow(&agent.file)?);
+            (on_demand, requests.1) = both(OnDemand::new());
+        } else {
+            reload::ignore()?;
+        }
         // Two reports of every target fit, and a death of every worker.
-        let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
+        let reports_max = 2 * (targets_max + limits::PROBES_ON_DEMAND_MAX + limits::THREADS_MAX);
+        let (reports, incoming) = mpsc::channel(reports_max);
         let ready = Arc::new(AtomicBool::new(false));
         let (web, metrics_url) = match &config.web {
             Some(web) => {
@@ -225,6 +230,7 @@ impl App {
             next_target: 0,
             stamps: detected.stamps,
             agent: None,
+            on_demand,
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
@@ -278,9 +284,11 @@ impl App {
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 news = next_news(&mut self.agent) => self.hear(news),
+                step = next_step(&mut self.on_demand) => self.step_on_demand(step),
                 report = self.reports.recv() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
+                        self.end_on_demand(target);
                         // An agent's next targets may come.
                         if self.finished(target) && self.agent.is_none() {
                             break End::Done;
@@ -420,6 +428,10 @@ fn step_back() {
     if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
         tracing::debug!(%error, "background threads keep their priority");
     }
+}
+
+fn both<A, B>((one, other): (A, B)) -> (Option<A>, Option<B>) {
+    (Some(one), Some(other))
 }
 
 /// An address of this host by which a listener is reached from here.

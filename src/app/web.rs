@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{confine, reachable, step_back};
 use crate::config::{BadFile, WebListen, WebSection};
-use crate::http::{self, Guard, HttpState, ReloadRequests};
+use crate::http::{self, Guard, HttpState, ProbeRequests, ReloadRequests};
 use crate::stats::Stats;
 use crate::sys::{self, clock, socket};
 use crate::time::Wall;
@@ -33,7 +33,7 @@ impl Web {
         web: &WebSection,
         stats: &Arc<Stats>,
         ready: &Arc<AtomicBool>,
-        reload: Option<ReloadRequests>,
+        (reload, probes): (Option<ReloadRequests>, Option<ProbeRequests>),
     ) -> Result<(Self, String)> {
         let guard = guard(web, stats)?;
         let scheme = guard.scheme();
@@ -46,7 +46,8 @@ impl Web {
         }
         let first: SocketAddr = first.context("the HTTP server has no address")?;
         let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall)
-            .with_reload(reload);
+            .with_reload(reload)
+            .with_probes(probes);
         let turning = http::turn_heat_maps(Arc::clone(stats));
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::discovery::Job;
 use super::file::check_label;
+use super::on_demand::OnDemandSection;
 use super::{Config, ProbeSection, Target};
 use crate::sys::ClockChoice;
 
@@ -24,6 +25,8 @@ pub struct AgentSection {
     pub targets: Vec<Wanted>,
     /// Where more of them come from.
     pub discovery: Arc<[Job]>,
+    /// Who may be probed by `/probe`, if anybody.
+    pub on_demand: Option<Arc<OnDemandSection>>,
     /// Targets beyond this many are refused, whoever names them.
     pub targets_max: usize,
 }

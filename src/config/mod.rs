@@ -17,6 +17,7 @@ pub mod duration;
 pub mod file;
 pub mod mesh;
 pub mod nearest;
+pub mod on_demand;
 mod service;
 pub mod setting;
 pub mod targets_file;
@@ -331,6 +332,10 @@ pub mod defaults {
     pub const CHECK_TIMEOUT_MS: &str = "1000";
     /// See [`super::InfoSection::timeout`].
     pub const INFO_TIMEOUT: &str = "3s";
+    /// See [`super::on_demand::OnDemandSection::concurrency`].
+    pub const PROBE_CONCURRENCY: &str = "16";
+    /// See [`super::on_demand::OnDemandSection::timeout_offset`]; blackbox_exporter's.
+    pub const PROBE_TIMEOUT_OFFSET: &str = "500ms";
     /// The `job` label that rules expect.
     pub const JOB: &str = "rttscope";
     /// See [`super::MeasuringSection::threads`].
@@ -383,6 +388,14 @@ pub mod limits {
     pub const LOOKUPS_MAX: usize = 16;
     /// The same in a run of checks, where a name that hangs would hold up those behind it.
     pub const CHECK_LOOKUPS_MAX: usize = 128;
+    /// Probes on demand at once, whatever is configured.
+    pub const PROBES_ON_DEMAND_MAX: usize = 256;
+    /// Wishes for them that wait to be looked at.
+    pub const PROBES_ON_DEMAND_WAITING_MAX: usize = 64;
+    /// Names that are looked up for them at the same time; the others are for targets.
+    pub const PROBE_LOOKUPS_MAX: usize = 4;
+    /// Rules of who may be probed on demand.
+    pub const ALLOWED_MAX: usize = 1_024;
     /// Addresses of the HTTP server.
     pub const WEB_ADDRESSES_MAX: usize = 64;
     /// Bytes of a file of the HTTP server: its configuration, a certificate, a key.
