@@ -181,6 +181,7 @@ impl App {
         stats.set_capabilities(detected.capabilities.clone());
         let checks = std::mem::take(checks);
         checking::tell(&checks, &stats);
+        stats.add_capabilities(&sandbox.capabilities());
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
             (_, Some(_)) => limits::TARGETS_MAX,

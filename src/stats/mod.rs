@@ -163,9 +163,15 @@ impl Stats {
         self.lock().capabilities = capabilities;
     }
 
-    /// Adds to what is known about this machine.
+    /// Adds to what is known about this machine, or corrects it.
     pub fn add_capabilities(&self, capabilities: &[Capability]) {
-        self.lock().capabilities.extend_from_slice(capabilities);
+        let known = &mut self.lock().capabilities;
+        for new in capabilities {
+            match known.iter_mut().find(|known| known.name == new.name) {
+                Some(known) => known.clone_from(new),
+                None => known.push(new.clone()),
+            }
+        }
     }
 
     /// Shows what these eBPF programs could not tell.

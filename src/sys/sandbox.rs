@@ -59,7 +59,7 @@ pub struct Sandbox {
     permits: Permits,
     /// What Landlock holds, or why there is none.
     files: Result<platform::Held, String>,
-    /// Why seccomp forbids nothing, if it does not.
+    /// Why seccomp forbids nothing, or will not once everything has started, if that is so.
     calls: Result<(), String>,
 }
 
@@ -74,10 +74,12 @@ impl Sandbox {
             SandboxChoice::Off => Err(NOT_ASKED.to_owned()),
             SandboxChoice::Auto | SandboxChoice::On => platform::restrict_files(&permits),
         };
-        let calls = Err("the program is still starting".to_owned());
-        let sandbox = Self { choice, permits, files, calls };
-        demanded(choice, sandbox.files.as_ref().err())?;
-        Ok(sandbox)
+        let calls = match choice {
+            SandboxChoice::Off => Err(NOT_ASKED.to_owned()),
+            SandboxChoice::Auto | SandboxChoice::On => platform::seccomp_gap().map_or(Ok(()), Err),
+        };
+        demanded(choice, files.as_ref().err().or_else(|| calls.as_ref().err()))?;
+        Ok(Self { choice, permits, files, calls })
     }
 
     /// Forbids all system calls but those that are needed, to every thread there is.
@@ -85,14 +87,13 @@ impl Sandbox {
     /// # Errors
     /// If that was demanded and cannot be.
     pub fn complete(&mut self) -> io::Result<()> {
-        self.calls = match self.choice {
-            SandboxChoice::Off => Err(NOT_ASKED.to_owned()),
-            SandboxChoice::Auto | SandboxChoice::On => platform::restrict_calls(&self.permits),
-        };
+        if self.calls.is_ok() {
+            self.calls = platform::restrict_calls(&self.permits);
+        }
         demanded(self.choice, self.calls.as_ref().err())
     }
 
-    /// Which half of it holds, and why the other does not.
+    /// Which half of it holds, or is about to, and why the other does not.
     #[must_use]
     pub fn capabilities(&self) -> Vec<Capability> {
         vec![
@@ -108,12 +109,16 @@ impl Sandbox {
     }
 }
 
-/// What a sandbox would be made of here; nobody is confined.
+/// What a sandbox of this choice would be made of here; nobody is confined.
 #[must_use]
-pub fn possible() -> Vec<Capability> {
+pub fn possible(choice: SandboxChoice) -> Vec<Capability> {
+    let gap = |gap: fn() -> Option<String>| match choice {
+        SandboxChoice::Off => Some(NOT_ASKED.to_owned()),
+        SandboxChoice::Auto | SandboxChoice::On => gap(),
+    };
     vec![
-        Capability::new(LANDLOCK, platform::landlock_gap()),
-        Capability::new(SECCOMP, platform::seccomp_gap()),
+        Capability::new(LANDLOCK, gap(platform::landlock_gap)),
+        Capability::new(SECCOMP, gap(platform::seccomp_gap)),
     ]
 }
 

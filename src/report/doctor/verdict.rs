@@ -67,6 +67,7 @@ fn capability(examination: &Examination, found: &Capability) -> Feature {
     let Capability { name, available, reason } = found;
     let wanted = match *name {
         "io_uring" => examination.ring_wanted,
+        "landlock" | "seccomp" => examination.sandbox_wanted,
         "ebpf_syn_timer" => examination.timer_wanted,
         _ => true,
     };
