@@ -31,7 +31,8 @@ pub(in crate::sys) fn gap() -> Option<String> {
 /// Restricts every thread of the process.
 pub(in crate::sys) fn restrict(permits: &Permits) -> Result<(), String> {
     let failed = |error: BackendError| format!("seccomp: {error}");
-    let programs = [allowed(permits).map_err(failed)?, unknown().map_err(failed)?];
+    // Of two answers the kernel takes the stricter one. The last one forbids a third.
+    let programs = [unknown().map_err(failed)?, allowed(permits).map_err(failed)?];
     set_no_new_privs(true).map_err(|error| why(&error.into()))?;
     programs.iter().try_for_each(|program| install(program))
 }
