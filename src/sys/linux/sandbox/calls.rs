@@ -4,8 +4,8 @@
 //! versions and with what it loads to look names up. A call that is missing here must not end a
 //! program that measures for months; it fails, as with any other lack of a privilege, and is told.
 //!
-//! Operations of an io_uring are not system calls, and no filter sees them. No new ring can be
-//! made, and Landlock holds for what the old ones open.
+//! Operations of an io_uring are not system calls, and no filter sees them. So no new ring can be
+//! made, and ours were restricted when they were (`uring::restrict`).
 
 use std::collections::BTreeMap;
 
@@ -56,6 +56,14 @@ fn allowed(permits: &Permits) -> Result<BpfProgram, BackendError> {
         rules.insert(libc::SYS_mmap, vec![no_code()?]);
         rules.insert(libc::SYS_mprotect, vec![no_code()?]);
     }
+    // Nothing is opened to be written, also where Landlock does not know truncating (Linux 6.2).
+    let read_only = |flags| {
+        let written = word(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+        rule(&[(flags, SeccompCmpOp::MaskedEq(written), word(libc::O_RDONLY))])
+    };
+    rules.insert(libc::SYS_openat, vec![read_only(2)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![read_only(1)?]);
     // Programs are attached to interfaces that come, and counters are read; nothing new is loaded.
     if permits.ebpf {
         let new = MAKING.map(|command| (0, SeccompCmpOp::Ne, command));
@@ -65,7 +73,8 @@ fn allowed(permits: &Permits) -> Result<BpfProgram, BackendError> {
     let thread = word(libc::CLONE_THREAD);
     rules.insert(libc::SYS_clone, vec![rule(&[(0, SeccompCmpOp::MaskedEq(thread), thread)])?]);
     // A limit may be read.
-    rules.insert(libc::SYS_prlimit64, vec![rule(&[(2, SeccompCmpOp::Eq, 0)])?]);
+    let nothing = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![nothing])?]);
     // Signals to ourselves: that is how a program aborts.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(&[(0, SeccompCmpOp::Eq, own)])?]);
@@ -94,7 +103,8 @@ fn program(
     SeccompFilter::new(rules, others, these, here)?.try_into()
 }
 
-/// Holds if all of these hold: an argument's number, how it is compared, and with what.
+/// Holds if all of these hold: an argument's number, how its lower half is compared, and with what.
+/// The kernel looks at no more of an `int`.
 fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, BackendError> {
     let conditions = conditions.iter().map(|(argument, by, value)| {
         SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, by.clone(), *value)
@@ -221,7 +231,7 @@ const OF_EVERYBODY: [c_long; 55] = [
 ];
 
 /// Reading, and waiting for what can be read. Which files, Landlock says.
-const OF_FILES: [c_long; 41] = [
+const OF_FILES: [c_long; 39] = [
     libc::SYS_close,
     libc::SYS_close_range,
     libc::SYS_dup,
@@ -246,8 +256,6 @@ const OF_FILES: [c_long; 41] = [
     libc::SYS_inotify_rm_watch,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
-    libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_pipe2,
     libc::SYS_ppoll,
     libc::SYS_pread64,
@@ -288,7 +296,7 @@ const OF_SOCKETS: [c_long; 17] = [
 
 /// What newer CPUs do without, and older C libraries still call.
 #[cfg(target_arch = "x86_64")]
-const OF_THIS_CPU: [c_long; 16] = [
+const OF_THIS_CPU: [c_long; 15] = [
     libc::SYS_access,
     libc::SYS_arch_prctl,
     libc::SYS_dup2,
@@ -298,7 +306,6 @@ const OF_THIS_CPU: [c_long; 16] = [
     libc::SYS_getdents,
     libc::SYS_getrlimit,
     libc::SYS_lstat,
-    libc::SYS_open,
     libc::SYS_pipe,
     libc::SYS_poll,
     libc::SYS_readlink,
