@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -245,6 +246,28 @@ fn what_is_read_again_may_be_replaced() {
     let response = http::post(run.http_address(), "/-/reload");
     assert_eq!(response.status, 200, "{}", response.body);
     assert!(response.body.contains("1 changed"), "{}", response.body);
+}
+
+/// Root may be given files that are not root's own; the one privilege that takes is kept.
+#[test]
+fn root_reads_again_what_belongs_to_somebody_else() {
+    let _turn = turn::wait_for(Turn::Shared);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rttscope.yaml");
+    fs::write(&file, "web: {listen: '127.0.0.1:0'}\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)) {
+        return report_skip("sandbox::somebody_else", &error.to_string());
+    }
+    let run = Run::start(&Place::Here, &format!("run --config.file={}", file.display()));
+    run.wait_for_stderr("confined");
+    let response = http::post(run.http_address(), "/-/reload");
+    assert_eq!(response.status, 200, "{}", response.body);
+    for (name, status) in run.threads() {
+        // CAP_DAC_READ_SEARCH, for the thread that reads and those that it starts.
+        let expected = if ["rttscope", "tokio-rt-worker"].contains(&name.as_str()) { 4 } else { 0 };
+        assert!(status.contains(&format!("CapEff:\t{expected:016x}\n")), "{name}: {status}");
+    }
 }
 
 /// Why this kernel, or what this test runs in, has no sandbox.

@@ -142,7 +142,8 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
         permitted: held.permitted & kept,
         inheritable: held.inheritable & kept,
     };
-    Ok(set_capabilities(None, fewer)?)
+    // Whoever forbids capset(2) has no need of it.
+    if fewer == held { Ok(()) } else { Ok(set_capabilities(None, fewer)?) }
 }
 
 /// The shortest slice that the kernel grants (kernel/sched/syscalls.c, `__setparam_fair`).
