@@ -343,7 +343,8 @@ fn plain(mut address: SocketAddr) -> SocketAddr {
 }
 
 fn not_allowed(target: &HostPort) -> ProbeRefusal {
-    tracing::info!(address = %target, "a probe on demand is not allowed");
+    // Counted; a stranger must not fill the log.
+    tracing::debug!(address = %target, "a probe on demand is not allowed");
     ProbeRefusal::NotAllowed(format!("target {target} is not allowed; see probe: in the file"))
 }
 

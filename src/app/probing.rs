@@ -143,10 +143,12 @@ impl Crew {
             ..module.settings.clone()
         };
         let to = HostPort { host: ip_text(address), port: address.port() };
-        let (name, objectives) = (to.to_string(), Arc::new(Objectives::new(Vec::new())));
+        // No name: what comes of it is told to who asked, and not logged.
+        let (name, address_text) = ("", to.to_string());
+        let objectives = Arc::new(Objectives::new(Vec::new()));
         let (change, watched) = match &self.checks {
             None => {
-                let series = Arc::new(ProbeSeries::new(&name, &name, Vec::new(), objectives));
+                let series = Arc::new(ProbeSeries::new(name, address_text, Vec::new(), objectives));
                 let settings = probe_settings(&probe, &to, 0, shared.stamps);
                 let settings = ProbeSettings {
                     addresses: vec![address],
@@ -160,7 +162,7 @@ impl Crew {
                 (Change::Probe(Box::new(new)), Watched::Probe(series))
             }
             Some((_, method)) => {
-                let series = Arc::new(CheckSeries::new(&name, &name, *method, objectives));
+                let series = Arc::new(CheckSeries::new(name, address_text, *method, objectives));
                 let settings = watch_settings(&probe, &to, 0, *method);
                 let settings = WatchSettings {
                     addresses: vec![address],

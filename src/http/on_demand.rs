@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::HttpState;
 use crate::config::HostPort;
+use crate::stats::OnDemandResult;
 use crate::stats::watched::Watched;
 use crate::time::seconds;
 
@@ -87,9 +88,10 @@ pub(super) async fn probe(
     };
     match requests.try_send(request) {
         Ok(()) => {}
-        Err(mpsc::error::TrySendError::Full(request)) => {
-            // Whoever counts is behind with the others.
-            drop(request);
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            if let Some(series) = state.stats.on_demand() {
+                series.count(OnDemandResult::Busy);
+            }
             return refused(&ProbeRefusal::Busy);
         }
         Err(mpsc::error::TrySendError::Closed(_)) => return stopping(),

@@ -227,6 +227,12 @@ impl Stats {
         Arc::clone(self.lock().on_demand.get_or_insert_default())
     }
 
+    /// The same, if they are switched on.
+    #[must_use]
+    pub fn on_demand(&self) -> Option<Arc<OnDemandSeries>> {
+        self.lock().on_demand.clone()
+    }
+
     /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
     /// memory of one glance, where [`Self::snapshot`] of many targets holds megabytes.
     pub fn lines<L>(
