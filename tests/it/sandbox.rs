@@ -24,6 +24,7 @@ on_each_io! {
 
 /// The folder in which the other process may read one folder.
 const FOLDER: &str = "RTTSCOPE_SANDBOX_FOLDER";
+const TARGETS: &str = r#"[{"name": "a", "address": "127.0.0.1:9"}]"#;
 const DONE: &str = "nothing else was possible";
 
 #[test]
@@ -229,7 +230,7 @@ fn what_is_read_again_may_be_replaced() {
              {interval}}}\n"
         );
         fs::write(version.join("rttscope.yaml"), text).unwrap();
-        fs::write(version.join("targets.json"), "[{\"address\": \"127.0.0.1:9\"}]").unwrap();
+        fs::write(version.join("targets.json"), TARGETS).unwrap();
     }
     // As Kubernetes turns a mounted ConfigMap over.
     let data = folder.path().join("..data");
