@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::checking;
+use crate::config::discovery::Job;
 use crate::config::web_file::{self, Pem};
 use crate::config::{Config, HostPort, WebSection, limits};
 use crate::stats::Stats;
@@ -78,17 +79,28 @@ fn permits(config: &Config) -> Permits {
     if let Some(agent) = &config.agent {
         files.push(agent.file.clone());
         files.extend(agent.reads.iter().cloned());
+        files.extend(agent.discovery.iter().flat_map(discovery_files));
     }
     let Config { probe, agent, check, info, .. } = config;
     let agent_checks = agent.as_ref().is_some_and(|agent| !checking::kinds(agent).is_empty());
     let prober_checks = probe.as_ref().is_some_and(|probe| probe.check.is_some());
     Permits {
         files,
-        folders: Vec::new(),
+        // As OpenSSL has it, who else trusts the system's authorities.
+        folders: std::env::var_os("SSL_CERT_DIR").map(PathBuf::from).into_iter().collect(),
         names: has_names(config),
         connects: probe.is_some() || agent.is_some() || check.is_some() || info.is_some(),
         ebpf: check.is_some() || agent_checks || prober_checks,
     }
+}
+
+/// Files of targets, and of authorities that vouch for a source.
+fn discovery_files(job: &Job) -> Vec<PathBuf> {
+    let targets = job.file_sd_configs.iter().flat_map(|config| &config.files);
+    let targets = targets.map(|pattern| pattern.path().to_owned());
+    let trusted = job.http_sd_configs.iter().filter_map(|config| config.tls_config.ca_file.clone());
+    let system = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    targets.chain(trusted).chain(system).collect()
 }
 
 /// Whether names are looked up. An agent's first one may come later.
