@@ -29,7 +29,7 @@ use crate::probe::ProbeSettings;
 use crate::sample::{CheckSample, Sample};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
-use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
+use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
 /// How a worker runs.
 #[derive(Debug)]
@@ -256,5 +256,7 @@ fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
     if let Some(checks) = options.checks {
         io.enable_checks(checks)?;
     }
+    // Ring, priority and CPU are had.
+    sys::drop_all_capabilities_but(Kept::Interfaces)?;
     Ok(io)
 }
