@@ -83,6 +83,7 @@ pub mod mesh;
 pub mod probe;
 pub mod echo;
 pub mod check;
+pub mod load;
 
 pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]
