@@ -6,6 +6,8 @@ mod checking;
 mod discovered;
 mod doctor;
 mod info;
+mod load;
+mod load_output;
 mod output;
 mod preflight;
 mod probing;
@@ -35,7 +37,7 @@ use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
-use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
+use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 
@@ -75,9 +77,10 @@ fn run_logged(
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
     let signal = signals::catch()?;
-    // A run of checks has clocks of its own, and its own word on them; a look needs none.
-    let clock = match (&config.check, &config.info) {
-        (None, None) => config.measuring.clock,
+    // A run of checks has clocks of its own, and its own word on them; a look needs none, and a
+    // load only ours.
+    let clock = match (&config.check, &config.info, &config.load) {
+        (None, None, None) => config.measuring.clock,
         _ => ClockChoice::Application,
     };
     let detected = sys::detect(config.measuring.io, clock)?;
@@ -88,6 +91,9 @@ fn run_logged(
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
+        if let Some(load) = &config.load {
+            return load::run(config, load, &detected, screen, &stats, signal).await;
+        }
         match (&config.check, &config.info) {
             (Some(check), _) => {
                 sweep::run(config, check, checks, &detected, screen, &stats, signal).await
@@ -137,6 +143,8 @@ struct Workshop<'a> {
     stats: &'a Stats,
     /// CPUs handed out so far.
     pinned: usize,
+    /// What each connection may hold.
+    buffers: Buffers,
 }
 
 /// Why the program ends.
@@ -200,6 +208,7 @@ impl App {
             outlets,
             stats: &stats,
             pinned: 0,
+            buffers: Buffers::default(),
         };
         let mut app = Self {
             stats: Arc::clone(&stats),
@@ -387,6 +396,7 @@ impl Workshop<'_> {
                 backend: self.measuring.io,
                 stamps: self.stamps,
                 busy_poll: self.measuring.busy_poll,
+                buffers: self.buffers,
                 ..IoOptions::default()
             },
             cpu,

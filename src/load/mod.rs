@@ -92,10 +92,12 @@ struct Run {
     until: Mono,
 }
 
-/// Requests of one connection that may be in flight in an open loop.
+/// Requests of one connection that may be in flight in an open loop of so many connections.
 #[must_use]
-pub fn in_flight_max(message_bytes: usize) -> usize {
-    (IN_FLIGHT_BYTES_MAX / message_bytes.max(1)).clamp(1, IN_FLIGHT_MAX)
+pub fn in_flight_max(message_bytes: usize, connections: u64) -> usize {
+    let share = IN_FLIGHT_BYTES_ALL_MAX / connections.max(1);
+    let bytes = usize::try_from(share).unwrap_or(usize::MAX).min(IN_FLIGHT_BYTES_MAX);
+    (bytes / message_bytes.max(1)).clamp(1, IN_FLIGHT_MAX)
 }
 
 impl Generator {
@@ -103,7 +105,7 @@ impl Generator {
     #[must_use]
     pub fn new(settings: LoadSettings) -> Self {
         let in_flight_max = match (settings.request, settings.rate) {
-            (Request::Echo(bytes), Some(_)) => in_flight_max(bytes),
+            (Request::Echo(bytes), Some(_)) => in_flight_max(bytes, settings.connections_all),
             (Request::Echo(_), None) | (Request::Connect, _) => 1,
         };
         Self {
@@ -237,6 +239,8 @@ impl Generator {
 const IN_FLIGHT_MAX: usize = 1_024;
 /// Bytes of them, but for one request that is larger.
 const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
+/// The same of all connections together.
+const IN_FLIGHT_BYTES_ALL_MAX: u64 = 1 << 30;
 /// Connections of one thread that are being made at the start. More at once would overflow the
 /// peer's queue, and SYNs that are lost are sent again after a second.
 const OPENING_MAX: usize = 128;

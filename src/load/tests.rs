@@ -244,9 +244,10 @@ fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
 #[test]
 fn what_is_in_flight_is_bounded_and_what_waits_is_late_or_skipped() {
     let message = 64 * 1_024;
-    let bounded = in_flight_max(message);
+    let bounded = in_flight_max(message, 1);
     assert_eq!(bounded, 16);
-    assert_eq!((in_flight_max(1), in_flight_max(1 << 30)), (1_024, 1));
+    assert_eq!((in_flight_max(1, 1), in_flight_max(1 << 30, 1)), (1_024, 1));
+    assert_eq!(in_flight_max(1_024, 16_384), 64, "ten thousands of them share");
     let mut script = Script::start(settings(Request::Echo(message), Some(100), 1), true);
     script.pass_until(400);
     assert_eq!(script.got[0].len(), bounded * message);
