@@ -503,7 +503,8 @@ mod tests {
              Requests: 4, answered 4\n\
              RPS: 2.0\n\
              Throughput: 2.0 KiB/s sent, 2.0 KiB/s received\n\
-             Latency: min 100µs, avg 350µs, p50 199µs, p95 900µs, p99 900µs, p99.9 900µs, max 900µs\n\
+             Latency: min 100µs, avg 350µs, p50 199µs, p95 900µs, p99 900µs, p99.9 900µs, \
+             max 900µs\n\
              Errors: 0 (0%)"
         );
         let counters = LoadCounters { skipped: 7, late: 3, in_flight: 2, sent: 1_003, ..bad() };
