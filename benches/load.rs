@@ -1,8 +1,8 @@
-//! What a request costs the load generator, beside Debian's sockperf on the same responder: requests
-//! per second, and per second of the client's own CPU time. The client has one CPU, the responder
-//! another one. sockperf ping-pong waits for each answer, as our closed loop on one connection does;
-//! sockperf throughput only sends and wants no answers, so that our sixteen connections, which check
-//! every byte of theirs, do more than it.
+//! What a request costs the load generator, beside Debian's sockperf on the same responder:
+//! requests per second, and per second of the client's own CPU time. The client has one CPU, the
+//! responder another one. sockperf ping-pong waits for each answer, as our closed loop on one
+//! connection does; sockperf throughput only sends and wants no answers, so that our sixteen
+//! connections, which check every byte of theirs, do more than it.
 
 #![expect(clippy::print_stdout, reason = "a bench is run for its table")]
 

@@ -206,14 +206,15 @@ impl Run {
             None => "closed loop".to_owned(),
         };
         let Setting { target, io, threads, warm_up, .. } = setting;
+        let measured = time_text(Some(counters.measured_ns));
+        let after = match duration_ns(*warm_up) {
+            0 => String::new(),
+            ns => format!(" after {} of warm-up", time_text(Some(ns))),
+        };
+        let early = if self.complete { "" } else { ", ended early" };
         let mut lines = vec![
             format!("Load of {target}: {what}, {pace}, io={io}, threads={threads}"),
-            format!(
-                "Duration: {} after {} of warm-up{}",
-                time_text(Some(counters.measured_ns)),
-                time_text(Some(duration_ns(*warm_up))),
-                if self.complete { "" } else { ", ended early" },
-            ),
+            format!("Duration: {measured}{after}{early}"),
             format!(
                 "Connections: {} (made {}, failed or lost {})",
                 asked.connections, counters.connects, counters.dropped
@@ -433,7 +434,7 @@ const fn float(count: u64) -> f64 {
 const COLUMNS: [&str; 9] =
     ["Scenario", "Conns", "MsgSize", "Requests", "RPS", "p50", "p95", "p99", "Err%"];
 /// Between the brackets of the bar.
-const BAR_CHARS: u8 = 20;
+const BAR_CHARS: u8 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -559,11 +560,11 @@ mod tests {
         let half = LoadCounters { measured_ns: 1_000_000_000, ..good() };
         assert_eq!(
             line(half, 1),
-            "[##########..........] 1.00s/2.00s  4.0/s  p50 100µs  p99 200µs  errors 0"
+            "[#####.....] 1.00s/2.00s  4.0/s  p50 100µs  p99 200µs  errors 0"
         );
         // A run that lasts longer than asked for does not draw beyond its bar.
         let beyond = LoadCounters { measured_ns: 9_000_000_000, ..good() };
-        assert!(line(beyond, 1).starts_with("[####################] 9.00s/2.00s"));
+        assert!(line(beyond, 1).starts_with("[##########] 9.00s/2.00s"));
     }
 
     #[test]
