@@ -81,7 +81,7 @@ fn permits(config: &Config) -> Permits {
         files.extend(agent.reads.iter().cloned());
         files.extend(agent.discovery.iter().flat_map(discovery_files));
     }
-    let Config { probe, agent, check, info, .. } = config;
+    let Config { probe, agent, check, info, load, .. } = config;
     let agent_checks = agent.as_ref().is_some_and(|agent| !checking::kinds(agent).is_empty());
     let prober_checks = probe.as_ref().is_some_and(|probe| probe.check.is_some());
     Permits {
@@ -89,7 +89,11 @@ fn permits(config: &Config) -> Permits {
         // As OpenSSL has it, who else trusts the system's authorities.
         folders: std::env::var_os("SSL_CERT_DIR").map(PathBuf::from).into_iter().collect(),
         names: has_names(config),
-        connects: probe.is_some() || agent.is_some() || check.is_some() || info.is_some(),
+        connects: probe.is_some()
+            || agent.is_some()
+            || check.is_some()
+            || info.is_some()
+            || load.is_some(),
         ebpf: check.is_some() || agent_checks || prober_checks,
     }
 }
@@ -106,9 +110,10 @@ fn discovery_files(job: &Job) -> Vec<PathBuf> {
 /// Whether names are looked up. An agent's first one may come later.
 fn has_names(config: &Config) -> bool {
     let is_name = |address: &HostPort| address.host.parse::<IpAddr>().is_err();
-    let Config { probe, agent, check, info, .. } = config;
+    let Config { probe, agent, check, info, load, .. } = config;
     agent.is_some()
         || probe.as_ref().is_some_and(|it| it.targets.iter().any(|it| is_name(&it.address)))
         || check.as_ref().is_some_and(|check| check.addresses.iter().any(is_name))
         || info.as_ref().is_some_and(|info| is_name(&info.address))
+        || load.as_ref().is_some_and(|load| is_name(&load.target))
 }

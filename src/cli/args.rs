@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::completions::CompletionsCommand;
 use super::doctor::DoctorCommand;
+use super::load::LoadCommand;
 use super::manual::ManCommand;
 use super::service::ServiceCommand;
 use crate::config::defaults;
@@ -50,6 +51,9 @@ pub(super) enum Command {
     /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
     #[command(after_help = "Example: rttscope info 10.0.0.1:443 --watch")]
     Info(InfoCommand),
+    /// Load a peer that returns every byte, and check each: exit code 1 if a request failed.
+    #[command(after_help = "Example: rttscope load 10.0.0.1:4000 --rate 10000 --size 64 --size 8K")]
+    Load(LoadCommand),
     /// Say what works here, what does not, and how to change that: exit code 1 without kernel time.
     #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
     Doctor(DoctorCommand),

@@ -9,7 +9,8 @@ use super::args::{
     ServeCommand, SocketFlags, WebFlags,
 };
 use super::{
-    Parsed, Place, UsageError, check, completions, doctor, manual, rules, run, service, targets,
+    Parsed, Place, UsageError, check, completions, doctor, load, manual, rules, run, service,
+    targets,
 };
 use crate::config::address::parse_listen;
 use crate::config::{
@@ -37,6 +38,7 @@ pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
             config
         }
         Command::Info(command) => info(command)?,
+        Command::Load(command) => load::config(command)?,
         Command::Doctor(command) => doctor::config(command)?,
         Command::Service(command) => return service::parsed(command),
         Command::Completions(command) => {
@@ -68,6 +70,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: None,
+        load: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
         agent: None,
@@ -97,6 +100,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         probe: Some(probe),
         check: None,
         info: None,
+        load: None,
         doctor: None,
         agent: None,
         web,
@@ -112,6 +116,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         probe: Some(probe_section(&command.prober, measuring.clock)?),
         check: None,
         info: None,
+        load: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
         agent: None,
@@ -136,6 +141,7 @@ fn info(command: &InfoCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: Some(section),
+        load: None,
         doctor: None,
         agent: None,
         web: None,

@@ -36,6 +36,7 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
         probe: None,
         check,
         info: None,
+        load: None,
         doctor: None,
         agent: None,
         web: None,

@@ -17,6 +17,7 @@ mod check;
 mod complaint;
 mod completions;
 mod doctor;
+mod load;
 mod manual;
 mod rules;
 mod run;
@@ -25,13 +26,14 @@ mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "serve",
     "probe",
     "both",
     "check",
     "info",
+    "load",
     "doctor",
     "rules",
     "service",

@@ -5,9 +5,11 @@
 
 mod check;
 mod counters;
+mod load;
 
 pub use check::{CheckClock, CheckOutcome, CheckSample, Method};
 pub use counters::{CheckCounters, EchoCounters, ProbeCounters};
+pub use load::{LoadCounters, LoadFailure};
 
 use crate::event::{Failure, RxStamps};
 use crate::time::{Mono, Now, Phc, Wall};

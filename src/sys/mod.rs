@@ -7,10 +7,10 @@
 //! * A flow has at most one connection. After [`Io::close`] no completion of it arrives any more;
 //!   the flow may connect again at once.
 //! * `Connected` comes after stamps were switched on, if [`IoOptions::stamps`] asked for them.
-//! * Receiving never stops by itself, except while more than [`BACKLOG_BYTES`] wait to be sent on
-//!   the same connection: a peer that does not read is not read from either.
+//! * Receiving never stops by itself, except while more than [`Buffers::backlog_bytes`] wait to be
+//!   sent on the same connection: a peer that does not read is not read from either.
 //! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
-//!   [`SEND_BUFFER_BYTES`] wait for the kernel.
+//!   [`Buffers::send_bytes`] wait for the kernel.
 //! * [`Io::check`] is answered once, by [`IoEvent::Answered`], unless the flow is closed before;
 //!   what it opened is closed by then, and the flow may check or connect again.
 //! * Nothing allocates for a probe once buffers have grown to their working size.
@@ -75,6 +75,29 @@ pub const BACKLOG_BYTES: usize = 4_096;
 /// Most that may wait to be sent on one connection: a backlog, one more receive, and frames.
 pub const SEND_BUFFER_BYTES: usize = 4 * BACKLOG_BYTES;
 
+/// How much of a connection is held here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Bytes taken from the kernel by one receive at most.
+    pub receive_bytes: usize,
+    /// Receiving pauses while more than this waits to be sent on the same connection. Who sends
+    /// what it did not receive is never to pause: a peer that stops reading until it is read from
+    /// would wait for ever.
+    pub backlog_bytes: usize,
+    /// Most that may wait to be sent on one connection.
+    pub send_bytes: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            receive_bytes: RECEIVE_BYTES,
+            backlog_bytes: BACKLOG_BYTES,
+            send_bytes: SEND_BUFFER_BYTES,
+        }
+    }
+}
+
 /// Which I/O backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
@@ -120,6 +143,8 @@ pub struct IoOptions {
     pub tx_stamps: TxStampSource,
     /// Return from [`Io::wait`] at once, always.
     pub busy_poll: bool,
+    /// What each connection may hold.
+    pub buffers: Buffers,
 }
 
 /// Something that the kernel finished.

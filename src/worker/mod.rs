@@ -5,6 +5,7 @@
 //! One turn: take changes, wait, hand completions to flows, then wake flows that are due.
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
+mod loading;
 pub mod noise;
 mod paths;
 mod sampling;
@@ -25,9 +26,10 @@ use self::turn::Turn;
 use crate::check::WatchSettings;
 use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
+use crate::load::LoadSettings;
 use crate::probe::ProbeSettings;
 use crate::sample::{CheckSample, Sample};
-use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::stats::{CheckSeries, EchoSeries, LoadSeries, ProbeSeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
@@ -94,6 +96,8 @@ pub enum Change {
     Sweep(Box<NewSweep>),
     /// More targets of a sweep; `true` promises that these are the last.
     SweepTargets(TargetId, Vec<SweepTarget>, bool),
+    /// Take a share of a load. One for each worker.
+    Load(Box<NewLoad>),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// A target's name was resolved (`None`: it could not be).
@@ -143,6 +147,19 @@ pub struct NewSweep {
     pub results: Results,
 }
 
+/// A share of a load.
+#[derive(Debug)]
+pub struct NewLoad {
+    /// Its number.
+    pub load: TargetId,
+    /// How.
+    pub settings: LoadSettings,
+    /// Options of its sockets.
+    pub options: SocketOptions,
+    /// Where its measurements go.
+    pub series: Arc<LoadSeries>,
+}
+
 /// Results of a sweep on their way to their reader, many at a time. None is dropped.
 pub type Results = SyncSender<Vec<CheckResult>>;
 
@@ -152,7 +169,7 @@ pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
     /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
-    /// its results were handed over.
+    /// its results were handed over; or every connection of a share of a load is finished.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,

@@ -40,6 +40,7 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
             series.record_lateness(late_ns);
         }
         turn.complete();
+        turn.go_on_loading();
         turn.wake_due(seen_until);
         turn.sample_tcp_info();
     }
@@ -49,9 +50,9 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
 /// Everything that a turn of the loop touches. Flows and I/O are apart, because an event borrows
 /// its bytes from the I/O while a flow takes it.
 pub(super) struct Turn {
-    io: Io,
-    table: Table,
-    outlets: Outlets,
+    pub(super) io: Io,
+    pub(super) table: Table,
+    pub(super) outlets: Outlets,
     incoming: Receiver<Change>,
     /// The flows of each target here, in the order of their numbers.
     by_target: Vec<(TargetId, FlowId)>,
@@ -95,6 +96,7 @@ impl Turn {
                 Ok(Change::SweepTargets(sweep, targets, complete)) => {
                     self.add_sweep_targets(sweep, targets, complete);
                 }
+                Ok(Change::Load(new)) => self.add_load(*new),
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Remove(target)) => self.remove(target),
@@ -202,6 +204,7 @@ impl Turn {
     }
 
     fn finish(&mut self) {
+        self.stop_loading();
         for at in 0..self.by_target.len() {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
@@ -315,7 +318,7 @@ impl Turn {
     }
 
     /// One step of one flow, and what it asks for.
-    fn step(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
+    pub(super) fn step(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
         self.table.take_event(flow, event, at);
         self.apply(flow, at);
     }
@@ -421,6 +424,9 @@ impl Turn {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr) -> Option<Failure> {
+        if let Some(Flow::Load(_)) = self.table.flow(flow) {
+            return self.connect_loading(flow, to);
+        }
         let Some(Flow::Probe(probing)) = self.table.flow(flow) else { return None };
         match socket::prober(to, &probing.options) {
             Ok(socket) => {
@@ -468,6 +474,7 @@ impl Turn {
                     answering.publish();
                 }
             }
+            Some(Flow::Load(_)) => self.record_load(),
             _ => {}
         }
         self.table.outbox.samples.clear();

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::shell;
+use crate::{packages, shell};
 
 /// Which benches to run.
 #[derive(Args)]
@@ -29,6 +29,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let wanted = if options.names.is_empty() { &known } else { &options.names };
     for name in wanted {
+        if name == "load" {
+            packages::require(&packages::BENCH_LOAD)?;
+        }
         println!("\n== {name}");
         let mut bench = shell::cargo(["bench", "--package", "rttscope", "--bench", name]);
         if !options.arguments.is_empty() {

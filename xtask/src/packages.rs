@@ -49,6 +49,12 @@ pub const DEPLOY: [Tool; 6] = [
     Tool { program: "virtualenv", package: "virtualenv", purpose: DEPLOYMENT },
 ];
 
+/// What `cargo xtask bench load` needs.
+pub const BENCH_LOAD: [Tool; 2] = [
+    Tool { program: "sockperf", package: "sockperf", purpose: "a second load generator" },
+    Tool { program: "taskset", package: "util-linux", purpose: "one CPU for each side" },
+];
+
 /// What `cargo xtask fuzz` needs.
 pub const FUZZ: [Tool; 1] =
     [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];

@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 23] = [
+const ARROWS: &[(&str, Names)] = &[
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -39,7 +39,7 @@ const ARROWS: [(&str, Names); 23] = [
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "mix", "probe", "sample", "schedule", "stats", "sys",
+            "check", "echo", "event", "load", "mix", "probe", "sample", "schedule", "stats", "sys",
             "tcp_info", "time", "timers",
         ]),
     ),
@@ -47,6 +47,7 @@ const ARROWS: [(&str, Names); 23] = [
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
     ("check", Names::Only(&PURE)),
+    ("load", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),

@@ -40,10 +40,7 @@ use super::syn::SynChecks;
 use crate::event::{Failure, FlowId};
 use crate::sys::checks::unasked;
 use crate::sys::io::{Pending, Ready, Waker};
-use crate::sys::{
-    Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
-    socket,
-};
+use crate::sys::{Buffers, Checks, Completion, IoOptions, TxStampSource, clock, failure, socket};
 use crate::time::{Mono, NS_PER_SECOND};
 
 type Ring = IoUring<squeue::Entry, cqueue::Entry32>;
@@ -73,6 +70,8 @@ pub struct Uring {
     asks_left: u32,
     /// Operations submitted, modulo their numbers.
     numbered: u32,
+    /// What each connection may hold.
+    limits: Buffers,
     stamps: bool,
     tx_stamps: TxStampSource,
     busy_poll: bool,
@@ -108,7 +107,7 @@ impl Uring {
             deferred => (deferred?, true),
         };
         tracing::debug!(deferred = is_deferred, "a ring is open");
-        let buffers = BufferRing::register(&ring.submitter(), RECEIVE_BYTES)?;
+        let buffers = BufferRing::register(&ring.submitter(), options.buffers.receive_bytes)?;
         restrict::enable(&ring.submitter())?;
         let mut uring = Self {
             ring,
@@ -125,6 +124,7 @@ impl Uring {
             wake_armed: 0,
             asks_left: 0,
             numbered: 0,
+            limits: options.buffers,
             stamps: options.stamps,
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
@@ -203,7 +203,7 @@ impl Uring {
         let armed_before = connection.stamp_base.is_some();
         match stamp::enable(&connection.socket) {
             Ok(base) => {
-                let late = u32::try_from(late_bytes).expect("bounded by SEND_BUFFER_BYTES");
+                let late = u32::try_from(late_bytes).expect("bounded by Buffers");
                 connection.stamp_base = Some(base.wrapping_sub(late));
             }
             Err(error) => {
@@ -224,8 +224,9 @@ impl Uring {
     /// See [`crate::sys::Io::send`].
     pub fn send(&mut self, flow: FlowId, bytes: &[u8]) {
         let Some(key) = self.key(flow) else { return };
+        let send_bytes = self.limits.send_bytes;
         let Some(connection) = self.connection(key) else { return };
-        if connection.backlog_bytes() + bytes.len() > SEND_BUFFER_BYTES {
+        if connection.backlog_bytes() + bytes.len() > send_bytes {
             self.fail(key, Failure::Stalled);
             return;
         }
