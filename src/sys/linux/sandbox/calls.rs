@@ -58,8 +58,9 @@ fn allowed(permits: &Permits) -> Result<BpfProgram, BackendError> {
     }
     // Nothing is opened to be written, also where Landlock does not know truncating (Linux 6.2).
     let read_only = |flags| {
-        let written = word(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
-        rule(&[(flags, SeccompCmpOp::MaskedEq(written), word(libc::O_RDONLY))])
+        // Not O_ACCMODE, which is more in musl: O_PATH, too.
+        let written = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
+        rule(&[(flags, SeccompCmpOp::MaskedEq(word(written)), 0)])
     };
     rules.insert(libc::SYS_openat, vec![read_only(2)?]);
     #[cfg(target_arch = "x86_64")]
