@@ -59,7 +59,9 @@ fn variables(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![
         ("WINEPREFIX", folder.join("prefix")),
         ("WINEARCH", "win64".into()),
-        ("WINEDEBUG", "-all".into()),
+        // Wine's Event Log keeps nothing (`ReadEventLogW` is a stub): what is reported to it goes
+        // to standard error.
+        ("WINEDEBUG", "-all,err+eventlog".into()),
         // Neither .NET nor a browser: nobody is asked to install them.
         ("WINEDLLOVERRIDES", "mscoree,mshtml=".into()),
     ]
