@@ -5,21 +5,24 @@
 
 #![expect(clippy::print_stdout, reason = "a bench is run for its table")]
 
+#[path = "common/process.rs"]
+mod process;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/report.rs"]
 mod report;
+#[path = "common/targets.rs"]
+mod targets;
 
-use std::fs;
 use std::io;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use program::{Program, targets_file};
+use process::{raise_descriptors, resident_bytes};
+use program::Program;
 use report::{print_table, row};
+use targets::targets_file;
 
 /// Idle targets.
 const TARGETS: usize = 10_000;
@@ -122,24 +125,6 @@ fn received_bytes(responder: &Program) -> io::Result<u64> {
     let line = text.lines().find(|line| line.starts_with("tcp_responder_received_bytes_total"));
     let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
     value.ok_or_else(|| io::Error::other("no tcp_responder_received_bytes_total in the scrape"))
-}
-
-/// Resident memory of a process (proc(5), `VmRSS`).
-fn resident_bytes(pid: u32) -> io::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| 1024 * kib).ok_or_else(|| io::Error::other("no VmRSS"))
-}
-
-/// Raises the limit of descriptors for this process and its children as far as allowed.
-fn raise_descriptors(wanted: u64) -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let maximum = maximum.unwrap_or(u64::MAX);
-    let now = current.unwrap_or(u64::MAX);
-    let soft = wanted.clamp(now.min(maximum), maximum);
-    let raised = Rlimit { current: Some(soft), maximum: Some(maximum) };
-    if setrlimit(Resource::Nofile, raised).is_ok() { soft } else { now }
 }
 
 #[expect(clippy::disallowed_methods, reason = "another process works meanwhile")]

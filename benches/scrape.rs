@@ -14,6 +14,8 @@ mod program;
 mod report;
 #[path = "common/rounds.rs"]
 mod rounds;
+#[path = "common/targets.rs"]
+mod targets;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -24,9 +26,10 @@ use std::time::Duration;
 use rttscope::sys::clock;
 use rttscope::time::seconds;
 
-use program::{Program, download, targets_file};
+use program::{Program, download};
 use report::{print_table, row};
 use rounds::median;
+use targets::targets_file;
 
 /// Probed targets.
 const TARGETS: usize = 1_000;

@@ -23,7 +23,8 @@ pub(crate) struct Scrape {
 
 impl Program {
     /// Starts the binary with these arguments on a free port for HTTP, and waits for the line of
-    /// its log that has this message; returns the address in that line too, if there is one.
+    /// its log that has this message; returns the address in that line too, if there is one. With
+    /// `run` the file says where HTTP is, and that the log is JSON.
     pub(crate) fn start(
         arguments: &[&str],
         stdout: Stdio,
@@ -31,7 +32,7 @@ impl Program {
     ) -> io::Result<(Self, Option<SocketAddr>)> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rttscope"))
             .args(arguments)
-            .args(["--web.listen-address", "127.0.0.1:0", "--log.format", "json"])
+            .args(if arguments.first() == Some(&"run") { &[][..] } else { &HTTP_AND_JSON })
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(Stdio::piped())
@@ -95,21 +96,9 @@ impl Drop for Program {
     }
 }
 
-/// A file of that many targets behind a responder's port, over a few addresses of this host: the
-/// ports of one pair of addresses would not be enough for all.
-pub(crate) fn targets_file(targets: usize, port: u16) -> io::Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::NamedTempFile::new()?;
-    let entry = |number: usize| {
-        let host = number % 4 + 1;
-        format!(r#"{{"name": "target-{number}", "address": "127.0.0.{host}:{port}"}}"#)
-    };
-    let entries: Vec<String> = (0..targets).map(entry).collect();
-    write!(file, "[{}]", entries.join(",\n"))?;
-    file.flush()?;
-    Ok(file)
-}
-
 fn string_after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(key)?;
     rest.split_once('"').map(|(value, _)| value)
 }
+
+const HTTP_AND_JSON: [&str; 4] = ["--web.listen-address", "127.0.0.1:0", "--log.format", "json"];

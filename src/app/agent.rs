@@ -16,6 +16,7 @@ use crate::config::discovery::Job;
 use crate::config::file::BadConfigFile;
 use crate::config::{Config, HostPort};
 use crate::discovery::Discovery;
+use crate::stats::watched::Watched;
 use crate::stats::{DiscoverySeries, ReloadSeries};
 use crate::sys::{Checks, ClockChoice, clock};
 use crate::worker::{Change, TargetId};
@@ -137,9 +138,9 @@ impl App {
             changed,
             untouched,
         };
-        for target in removed {
-            self.remove(target);
-        }
+        let gone: Vec<Watched> =
+            removed.into_iter().filter_map(|target| self.remove(target)).collect();
+        self.stats.remove(&gone);
         let remembered = self.remembered(count);
         for wanted in added {
             let shared = &shared[&Arc::as_ptr(&wanted.module)];
@@ -203,13 +204,13 @@ impl App {
         Ok(())
     }
 
-    /// Ends a target and forgets all of it.
-    fn remove(&mut self, target: TargetId) {
-        let Some(probed) = self.targets.remove(&target) else { return };
+    /// Ends a target and forgets all of it but what is shown of it.
+    fn remove(&mut self, target: TargetId) -> Option<Watched> {
+        let probed = self.targets.remove(&target)?;
         self.unfinished -= usize::from(!probed.finished);
         self.crews[probed.crew].left(probed.worker);
         self.probers[probed.worker].change(Change::Remove(target));
-        self.stats.remove(&probed.watched);
+        Some(probed.watched)
     }
 
     /// Uses what was found, as far as it is good.

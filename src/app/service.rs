@@ -19,13 +19,17 @@ pub fn service(request: &Service) -> Result<Verdict> {
         ServiceOrder::Start => supervisor::start(name),
         ServiceOrder::Stop => supervisor::stop(name),
         ServiceOrder::Run(config) => {
-            let config = config.clone();
+            let work = config.clone();
             // A service that nobody answered was stopped in order all the same.
-            let work = Box::new(move || run(&config).map(drop).map_err(|why| format!("{why:#}")));
+            let work = Box::new(move || match work {
+                Ok(config) => run(&config).map(drop).map_err(|why| format!("{why:#}")),
+                Err(bad) => Err(bad.to_string()),
+            });
             let ended = supervisor::run(name, work);
-            return match ended.with_context(|| format!("service {name}"))? {
-                Ok(()) => Ok(Verdict::Good),
-                Err(why) => Err(anyhow::anyhow!(why)),
+            return match (ended.with_context(|| format!("service {name}"))?, config) {
+                (Ok(()), _) => Ok(Verdict::Good),
+                (Err(_), Err(bad)) => Err(bad.clone().into()),
+                (Err(why), Ok(_)) => Err(anyhow::anyhow!(why)),
             };
         }
     }

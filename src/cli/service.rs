@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Parsed, Place, UsageError, shown};
-use crate::config::{BadValue, Config, Service, ServiceOrder};
+use crate::config::{BadFile, BadValue, Config, Service, ServiceOrder};
 
 #[derive(Debug, Args)]
 pub(super) struct ServiceCommand {
@@ -54,7 +54,10 @@ fn request(order: &str, name: &str, command: &[OsString]) -> Result<Parsed, Usag
             config(order, command)?;
             ServiceOrder::Install(recorded(command)?)
         }
-        "run" => ServiceOrder::Run(Box::new(config(order, command)?)),
+        "run" => {
+            let config = config(order, command).map(Box::new);
+            ServiceOrder::Run(config.map_err(|UsageError(line)| BadFile(line)))
+        }
         "uninstall" => ServiceOrder::Uninstall,
         "start" => ServiceOrder::Start,
         _ => ServiceOrder::Stop,
@@ -160,8 +163,8 @@ mod tests {
         assert_eq!(service, Service { name: "probe-a".to_owned(), order: ServiceOrder::Stop });
         let service = request("rttscope -svc uninstall").unwrap();
         assert_eq!(service, Service { name: NAME.to_owned(), order: ServiceOrder::Uninstall });
-        let ServiceOrder::Run(config) = request("rttscope -mode=server -svc=run").unwrap().order
-        else {
+        let order = request("rttscope -mode=server -svc=run").unwrap().order;
+        let ServiceOrder::Run(Ok(config)) = order else {
             panic!("not to be run");
         };
         assert!(config.serve.is_some() && config.probe.is_none());
@@ -177,6 +180,15 @@ mod tests {
             installed(&format!("rttscope service install -- run --config.file {file}")),
             ["run", "--config.file", file]
         );
+    }
+
+    #[test]
+    fn what_was_good_when_it_was_recorded_is_left_to_the_service_to_tell() {
+        let request = request("rttscope service run -- run --config.file nonesuch.yaml").unwrap();
+        let ServiceOrder::Run(Err(BadFile(why))) = request.order else {
+            panic!("{request:?}");
+        };
+        assert!(why.contains("nonesuch.yaml"), "{why}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::Config;
+use super::{BadFile, Config};
 
 /// A service by its name, and what to do with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,7 @@ pub enum ServiceOrder {
     Start,
     /// Stop it now.
     Stop,
-    /// Be it: the service manager starts this.
-    Run(Box<Config>),
+    /// Be it: the service manager starts this. If what it recorded is good no longer, because a
+    /// file has changed, it is to be told why.
+    Run(Result<Box<Config>, BadFile>),
 }

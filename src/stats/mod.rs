@@ -119,21 +119,11 @@ impl Stats {
         series
     }
 
-    /// Shows this target no longer.
-    pub fn remove_probe(&self, series: &Arc<ProbeSeries>) {
-        self.lock().probes.retain(|kept| !Arc::ptr_eq(kept, series));
-    }
-
     /// Shows this target of half-open checks from now on.
     pub fn add_check(&self, series: CheckSeries) -> Arc<CheckSeries> {
         let series = Arc::new(series);
         self.lock().checks.push(Arc::clone(&series));
         series
-    }
-
-    /// Shows this target of half-open checks no longer.
-    pub fn remove_check(&self, series: &Arc<CheckSeries>) {
-        self.lock().checks.retain(|kept| !Arc::ptr_eq(kept, series));
     }
 
     /// Shows this worker's responder from now on.
@@ -356,6 +346,7 @@ mod tests {
 
     use super::slo::Objectives;
     use super::slo::{Objective, ObjectiveClock};
+    use super::watched::Watched;
     use super::*;
     use crate::sample::{Clock, Outcome, ProbeCounters, Sample, Stage};
 
@@ -493,7 +484,7 @@ mod tests {
         worker.record_lateness(1_234);
         stats.count_report_samples_dropped(7);
         stats.count_http_connection_refused();
-        stats.remove_probe(&first);
+        stats.remove(&[Watched::Probe(first)]);
         let snapshot = stats.snapshot();
         assert_eq!(snapshot.probes.len(), 1);
         assert_eq!(snapshot.probes[0].resolve_failures, 2);

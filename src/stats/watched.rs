@@ -2,6 +2,8 @@
 //! needs of one or of ten thousand out. A [`Glimpse`] is cheap enough to be taken of every target
 //! each second; everything else is for the few that are on a screen.
 
+use std::collections::HashSet;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -88,12 +90,15 @@ impl Stats {
         probes.chain(registered.checks.iter().cloned().map(Watched::Check)).collect()
     }
 
-    /// Shows this target no longer.
-    pub fn remove(&self, target: &Watched) {
-        match target {
-            Watched::Probe(series) => self.remove_probe(series),
-            Watched::Check(series) => self.remove_check(series),
-        }
+    /// Shows these targets no longer.
+    pub fn remove(&self, targets: &[Watched]) {
+        // By place in memory, which only one of them has: all in one pass, however many they are.
+        let gone: HashSet<*const TargetSeries> =
+            targets.iter().map(|target| ptr::from_ref(target.series())).collect();
+        let stays = |series: &TargetSeries| !gone.contains(&ptr::from_ref(series));
+        let mut registered = self.lock();
+        registered.probes.retain(|series| stays(series.target()));
+        registered.checks.retain(|series| stays(series.target()));
     }
 
     /// Listeners of the responder, each with all of its workers.

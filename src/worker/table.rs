@@ -112,6 +112,28 @@ impl Table {
         }
     }
 
+    /// The flow begins nothing more; what is in flight may settle.
+    pub(super) fn finish(&mut self, flow: FlowId, at: Now) {
+        let Self { flows, outbox, .. } = self;
+        match flows.get_mut(flow.index()) {
+            Some(Flow::Probe(probing)) => probing.probe.finish(at, outbox),
+            Some(Flow::Watch(watching)) => watching.watch.finish(at, outbox),
+            Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(at, outbox),
+            _ => {}
+        }
+    }
+
+    /// The flow ends now, with every account settled.
+    pub(super) fn abandon(&mut self, flow: FlowId, at: Now) {
+        let Self { flows, outbox, .. } = self;
+        match flows.get_mut(flow.index()) {
+            Some(Flow::Probe(probing)) => probing.probe.abandon(at, outbox),
+            Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
+            Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(at, outbox),
+            _ => {}
+        }
+    }
+
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
         match self.flows.get_mut(flow.index())? {
             Flow::Load(connection) => connection.deadline(&self.loading.as_ref()?.generator),

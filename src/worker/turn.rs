@@ -25,8 +25,12 @@ use crate::time::{Mono, Now};
 
 /// The loop.
 pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
-    while turn.take_changes() {
-        let deadline = turn.table.timers.soonest();
+    loop {
+        let deadline = match turn.take_changes() {
+            Changes::Taken => turn.table.timers.soonest(),
+            Changes::Waiting => Some(Mono::default()),
+            Changes::Stop => break,
+        };
         // What the kernel has by now is handed over in this turn.
         let seen_until = clock::mono();
         if let Err(error) = turn.io.wait(deadline) {
@@ -65,6 +69,17 @@ pub(super) struct Turn {
     timed_out: Vec<(u32, u32)>,
 }
 
+/// What [`Turn::take_changes`] found.
+#[derive(Debug, PartialEq, Eq)]
+enum Changes {
+    Taken,
+    /// More of them wait.
+    Waiting,
+    Stop,
+}
+
+/// Changes taken in one turn: a thousand new targets must not keep replies waiting.
+const CHANGES_PER_TURN: usize = 16;
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
 /// are due together does not make the first wait.
 const PROBES_PER_SUBMIT: usize = 16;
@@ -86,9 +101,9 @@ impl Turn {
         }
     }
 
-    /// Takes every change that waits; false once the worker is to stop.
-    fn take_changes(&mut self) -> bool {
-        loop {
+    /// Takes changes that wait, but not too many.
+    fn take_changes(&mut self) -> Changes {
+        for _ in 0..CHANGES_PER_TURN {
             match self.incoming.try_recv() {
                 Ok(Change::Probe(new)) => self.add_probe(*new),
                 Ok(Change::Watch(new)) => self.add_watch(*new),
@@ -101,10 +116,11 @@ impl Turn {
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Remove(target)) => self.remove(target),
                 Ok(Change::Finish) => self.finish(),
-                Ok(Change::Stop) | Err(TryRecvError::Disconnected) => return false,
-                Err(TryRecvError::Empty) => return true,
+                Ok(Change::Stop) | Err(TryRecvError::Disconnected) => return Changes::Stop,
+                Err(TryRecvError::Empty) => return Changes::Taken,
             }
         }
+        Changes::Waiting
     }
 
     fn add_probe(&mut self, new: NewProbe) {
@@ -180,12 +196,7 @@ impl Turn {
         for place in places.clone() {
             let (_, flow) = self.by_target[place];
             let now = clock::now();
-            let Table { flows, outbox, .. } = &mut self.table;
-            match flows.get_mut(flow.index()) {
-                Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
-                Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
-                _ => {}
-            }
+            self.table.abandon(flow, now);
             self.apply(flow, now);
             if let Some(place) = self.sampled.iter().position(|sampled| *sampled == flow) {
                 self.sampled.remove(place);
@@ -206,15 +217,8 @@ impl Turn {
     fn finish(&mut self) {
         self.stop_loading();
         for at in 0..self.by_target.len() {
-            let (_, flow) = self.by_target[at];
-            let now = clock::now();
-            let Table { flows, outbox, .. } = &mut self.table;
-            match flows.get_mut(flow.index()) {
-                Some(Flow::Probe(probing)) => probing.probe.finish(now, outbox),
-                Some(Flow::Watch(watching)) => watching.watch.finish(now, outbox),
-                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
-                _ => {}
-            }
+            let (flow, now) = (self.by_target[at].1, clock::now());
+            self.table.finish(flow, now);
             self.apply(flow, now);
         }
     }
@@ -222,15 +226,8 @@ impl Turn {
     /// Settles every account before the thread ends.
     fn abandon(&mut self) {
         for at in 0..self.by_target.len() {
-            let (_, flow) = self.by_target[at];
-            let now = clock::now();
-            let Table { flows, outbox, .. } = &mut self.table;
-            match flows.get_mut(flow.index()) {
-                Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
-                Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
-                Some(Flow::Sweep(sweeping)) => sweeping.sweep.finish(now, outbox),
-                _ => {}
-            }
+            let (flow, now) = (self.by_target[at].1, clock::now());
+            self.table.abandon(flow, now);
             self.apply(flow, now);
         }
         self.table.publish_answering();
@@ -496,5 +493,33 @@ impl Outlets {
         if let Err(TrySendError::Full(_)) = samples.try_send((target, finished)) {
             self.stats.count_report_samples_dropped(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::stats::Stats;
+    use crate::sys::{IoChoice, IoOptions};
+
+    #[test]
+    fn changes_are_taken_a_few_in_a_turn_and_all_of_them_in_order() {
+        let (changes, incoming) = sync_channel(100);
+        let (reports, _reader) = tokio::sync::mpsc::channel(1);
+        let outlets = Outlets { reports, samples: None, stats: Arc::new(Stats::default()) };
+        let options = IoOptions { backend: IoChoice::Poll, ..IoOptions::default() };
+        let mut turn = Turn::new(Io::open(&options).unwrap().0, outlets, incoming);
+        assert_eq!(turn.take_changes(), Changes::Taken);
+        for number in 0..40 {
+            changes.send(Change::Remove(TargetId(number))).unwrap();
+        }
+        changes.send(Change::Stop).unwrap();
+        let turns: Vec<Changes> =
+            std::iter::from_fn(|| Some(turn.take_changes())).take(3).collect();
+        assert_eq!(turns, [Changes::Waiting, Changes::Waiting, Changes::Stop]);
     }
 }

@@ -1,6 +1,7 @@
 //! `rttscope run`: a configuration file, and its changes while targets are probed. Who is not
 //! changed keeps connection and counts; who is gone leaves nothing behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::turn::{self, Turn};
 
 on_each_io! {
     targets_come_go_and_change_while_others_stay,
+    one_of_a_hundred_changes_and_nobody_else_is_touched,
     a_bad_file_changes_nothing,
     a_changed_file_is_found,
     a_thousand_reloads_leave_nothing_behind,
@@ -86,8 +88,8 @@ fn text(site: &Site, targets: &str) -> String {
     let io = site.io.name();
     format!(
         "modules:\n  fast: {{interval: 5ms}}\n  slow: {{interval: 20ms, wire: v1}}\n  port: \
-         {{prober: check, method: dial, interval: 20ms}}\nmeasuring: {{io: {io}}}\n\
-         web: {{listen: '127.0.0.1:0'}}\ntargets:\n{targets}"
+         {{prober: check, method: dial, interval: 20ms}}\n  idle: {{interval: \
+         1s}}\nmeasuring: {{io: {io}}}\nweb: {{listen: '127.0.0.1:0'}}\ntargets:\n{targets}"
     )
 }
 
@@ -156,6 +158,45 @@ fn targets_come_go_and_change_while_others_stay(site: &Site) {
     let nobody = scene.agent.scrape();
     assert!(!nobody.has(SENT, &[]) && !nobody.has(CHECKS, &[]));
     scene.serve.scrape_until("no connection", |scrape| scrape.count(CONNECTIONS_ACTIVE, &[]) == 0);
+}
+
+fn one_of_a_hundred_changes_and_nobody_else_is_touched(site: &Site) {
+    const TARGETS: usize = 1_000;
+    let list = |changed: &str| {
+        let target = |number: usize| {
+            format!("t{number} idle {}", if number.is_multiple_of(100) { changed } else { "x" })
+        };
+        (0..TARGETS).map(target).collect::<Vec<_>>().join(", ")
+    };
+    let of_each = |scrape: &Exposition, metric: &str| -> BTreeMap<String, f64> {
+        let samples = scrape.select(metric, &[]);
+        samples.map(|sample| (sample.labels["target"].clone(), sample.value)).collect()
+    };
+    let scene = Scene::start(site, &list("x"));
+    let all_connected = |scrape: &Exposition| {
+        of_each(scrape, CONNECTED).values().filter(|&&connected| connected == 1.0).count()
+            == TARGETS
+    };
+    let before = scene.agent.scrape_until("all connections", all_connected);
+    assert_eq!(scene.connections(), (1_000, 1_000));
+    scene.write(site, &list("y"));
+    let response = scene.post();
+    let done = "Reloaded: 0 targets added, 0 removed, 10 changed, 990 untouched.\n";
+    assert_eq!(response.body, done);
+    let before = of_each(&before, SENT);
+    // Whoever began again has sent less.
+    let after = scene.agent.scrape_until("another probe of each", |scrape| {
+        let sent_more = |(target, sent): &(&String, &f64)| **sent > before[*target];
+        all_connected(scrape)
+            && scrape.select(SENT, &[("site", "y")]).count() == 10
+            && of_each(scrape, SENT).iter().filter(sent_more).count() >= 990
+    });
+    // Ten new connections, and none of those that were there has come again.
+    assert!(of_each(&after, CONNECTS).values().all(|&connects| connects == 1.0));
+    assert!(of_each(&after, DROPPED).values().all(|&dropped| dropped == 0.0));
+    scene.serve.scrape_until("the connections of those that changed", |scrape| {
+        (scrape.count(CONNECTIONS, &[]), scrape.count(CONNECTIONS_ACTIVE, &[])) == (1_010, 1_000)
+    });
 }
 
 fn a_bad_file_changes_nothing(site: &Site) {

@@ -5,13 +5,13 @@
 //! builds it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::packages::Tool;
-use crate::{debian_rust, packages, shell};
+use crate::{dashboards, debian_rust, packages, paths, shell};
 
 /// A platform that the program is built for.
 pub struct Target {
@@ -25,10 +25,8 @@ pub struct Target {
 enum Link {
     /// By the compiler's own choice.
     Native,
-    /// By another system's C compiler.
-    By(&'static Tool),
-    /// Statically against musl, by its wrapper of the C compiler.
-    Musl,
+    /// By another system's C compiler, the first of these.
+    By(&'static [Tool]),
     /// By Zig, which has the C libraries of musl and of macOS.
     Zig,
 }
@@ -36,10 +34,10 @@ enum Link {
 /// Everything that a release has. The first one is the most usual.
 pub const TARGETS: [Target; 7] = [
     Target { triple: "x86_64-unknown-linux-gnu", link: Link::Native },
-    Target { triple: "x86_64-unknown-linux-musl", link: Link::Musl },
-    Target { triple: "aarch64-unknown-linux-gnu", link: Link::By(&ARM64_GCC) },
+    Target { triple: "x86_64-unknown-linux-musl", link: Link::Zig },
+    Target { triple: "aarch64-unknown-linux-gnu", link: Link::By(&ARM64) },
     Target { triple: "aarch64-unknown-linux-musl", link: Link::Zig },
-    Target { triple: "x86_64-pc-windows-gnu", link: Link::By(&WINDOWS_GCC) },
+    Target { triple: "x86_64-pc-windows-gnu", link: Link::By(&WINDOWS) },
     Target { triple: "x86_64-apple-darwin", link: Link::Zig },
     Target { triple: "aarch64-apple-darwin", link: Link::Zig },
 ];
@@ -68,15 +66,17 @@ pub fn target_folder() -> PathBuf {
 pub fn build(triple: &str, profile: &str) -> Result<PathBuf> {
     let target = find(triple)?;
     let with_rustup = debian_rust::rustup_targets().iter().any(|it| it == triple);
+    let mut flags = paths::flags();
     let mut build = if with_rustup {
         by_rustup(target)
     } else {
         debian_rust::require(&[triple])?;
-        by_debian(target)?
+        by_debian(target, &mut flags)?
     };
     build.args(["--package", "rttscope", "--bins", "--target", triple, "--profile", profile]);
     build.arg("--target-dir").arg(target_folder());
-    // No path of the machine that it was built on is in it.
+    // A folder's name may contain spaces.
+    build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     build.env("CARGO_PROFILE_DEV_DEBUG", "false");
     shell::run(&mut build).with_context(|| format!("{triple} does not build"))?;
     let folder = if profile == "dev" { "debug" } else { profile };
@@ -85,6 +85,7 @@ pub fn build(triple: &str, profile: &str) -> Result<PathBuf> {
     if !binary.is_file() {
         bail!("cargo made no {}", binary.display());
     }
+    paths::require_none(&fs::read(&binary)?)?;
     Ok(binary)
 }
 
@@ -92,10 +93,10 @@ pub fn build(triple: &str, profile: &str) -> Result<PathBuf> {
 fn by_rustup(target: &Target) -> Command {
     let mut build = shell::cargo(["build"]);
     match target.link {
-        Link::By(tool) if shell::find(tool.program).is_some() => {
-            build.env(linker_variable(target.triple), tool.program);
+        Link::By(tools) if tools.iter().all(Tool::is_here) => {
+            build.env(linker_variable(target.triple), tools[0].program);
         }
-        Link::Musl | Link::Zig if target.triple.ends_with("-musl") => {
+        Link::Zig if target.triple.ends_with("-musl") => {
             build.env(linker_variable(target.triple), "rust-lld");
         }
         _ => {}
@@ -103,34 +104,25 @@ fn by_rustup(target: &Target) -> Command {
     build
 }
 
-fn by_debian(target: &Target) -> Result<Command> {
+fn by_debian(target: &Target, flags: &mut Vec<String>) -> Result<Command> {
     let mut build = debian_rust::cargo("build");
     match target.link {
         Link::Native => {}
-        Link::By(tool) => {
-            packages::require(std::slice::from_ref(tool))?;
-            build.env(linker_variable(target.triple), tool.program);
-        }
-        Link::Musl => {
-            packages::require(&MUSL)?;
-            let library = unwinder()?;
-            build.env(linker_variable(target.triple), "musl-gcc");
-            let flags = "-C target-feature=+crt-static -C link-self-contained=no -L native=";
-            build.env("RUSTFLAGS", format!("{flags}{}", library.display()));
+        Link::By(tools) => {
+            packages::require(tools)?;
+            build.env(linker_variable(target.triple), tools[0].program);
         }
         Link::Zig => {
-            if shell::find("cargo-zigbuild").is_none() {
-                bail!(
-                    "{}: run `rustup target add` for it, or install cargo-zigbuild and Zig",
-                    target.triple
-                );
-            }
-            build = shell::command("cargo-zigbuild");
+            packages::require(&ZIG)?;
+            let python = dashboards::python("zig", "xtask/requirements.txt")?;
+            build = shell::command(python.with_file_name("cargo-zigbuild"));
+            build.env("CARGO_ZIGBUILD_PYTHON_PATH", python);
+            build.env("CARGO_ZIGBUILD_CACHE_DIR", target_folder().join("zig"));
             build.args(["build", "-Zbuild-std=std,panic_abort"]);
             debian_rust::prepare(&mut build);
             build.env("CARGO", "/usr/bin/cargo");
             if target.triple.ends_with("-musl") {
-                build.env("RUSTFLAGS", "-C link-self-contained=no");
+                flags.push("-Clink-self-contained=no".to_owned());
             } else {
                 // Zig's own choice would be far newer; and stripping needs a tool that is not here.
                 build.env("MACOSX_DEPLOYMENT_TARGET", "11.0");
@@ -141,65 +133,34 @@ fn by_debian(target: &Target) -> Result<Command> {
     Ok(build)
 }
 
-/// LLVM's library for unwinding, which the standard library wants with musl. Its package cannot be
-/// installed beside the usual one, so it is unpacked into a folder of ours.
-fn unwinder() -> Result<PathBuf> {
-    let folder = target_folder().join("unwinder");
-    if let Some(found) = find_file(&folder, "libunwind.a")? {
-        return Ok(found);
-    }
-    fs::create_dir_all(&folder)?;
-    let mut download = shell::command("apt-get");
-    shell::run(download.args(["download", "-qq", UNWINDER]).current_dir(&folder))?;
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|it| it == "deb") {
-            shell::run(shell::command("dpkg-deb").arg("-x").arg(path).arg(&folder))?;
-        }
-    }
-    find_file(&folder, "libunwind.a")?.context("the package has no libunwind.a")
-}
-
-/// The folder below `folder` that has a file of this name, alone: links of a package may dangle.
-fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&next) else { continue };
-        for entry in entries {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.is_file() && path.file_name().is_some_and(|it| it == name) {
-                return Ok(Some(next));
-            }
-        }
-    }
-    Ok(None)
-}
-
 /// `CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER`.
 fn linker_variable(triple: &str) -> String {
     format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"))
 }
 
 /// Links programs for Windows.
-pub const WINDOWS_GCC: Tool = Tool {
+pub const WINDOWS: [Tool; 1] = [Tool {
     program: "x86_64-w64-mingw32-gcc",
     package: "gcc-mingw-w64-x86-64",
     purpose: "linking for Windows",
-};
+}];
 
 /// Links programs for arm64.
-pub const ARM64_GCC: Tool = Tool {
-    program: "aarch64-linux-gnu-gcc",
-    package: "gcc-aarch64-linux-gnu",
-    purpose: "linking for arm64",
-};
+pub const ARM64: [Tool; 2] = [
+    Tool {
+        program: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu",
+        purpose: "linking for arm64",
+    },
+    Tool {
+        program: "/usr/aarch64-linux-gnu/lib/libc.so",
+        package: "libc6-dev-arm64-cross",
+        purpose: "linking for arm64",
+    },
+];
 
-const MUSL: [Tool; 1] =
-    [Tool { program: "musl-gcc", package: "musl-tools", purpose: "linking static binaries" }];
-
-const UNWINDER: &str = "libunwind-14-dev";
+const ZIG: [Tool; 1] =
+    [Tool { program: "virtualenv", package: "virtualenv", purpose: "Zig, which links for others" }];
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ mod foreign;
 mod fuzz;
 mod lab;
 mod packages;
+mod paths;
 mod shell;
 mod test;
 mod tidy;

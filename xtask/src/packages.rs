@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::{foreign, shell};
+use crate::shell;
 
 /// Something that a task needs, and the Debian package that has it.
 pub struct Tool {
@@ -71,22 +71,16 @@ pub const LAB: [Tool; 8] = [
     Tool { program: "setpriv", package: "util-linux", purpose: OTHER_KERNELS },
 ];
 
-/// What `cargo xtask lab wine` needs besides a compiler.
-pub const WINE: [Tool; 2] = [
-    foreign::WINDOWS_GCC,
-    Tool { program: "/usr/lib/wine/wine64", package: "wine64", purpose: "running it for Windows" },
-];
+/// What `cargo xtask lab wine` needs besides what builds for it.
+pub const WINE: [Tool; 1] = [Tool {
+    program: "/usr/lib/wine/wine64",
+    package: "wine64",
+    purpose: "running it for Windows",
+}];
 
-/// What `cargo xtask lab arm64` needs besides a compiler.
-pub const ARM64: [Tool; 3] = [
-    foreign::ARM64_GCC,
-    Tool {
-        program: "/usr/aarch64-linux-gnu/lib/libc.so",
-        package: "libc6-dev-arm64-cross",
-        purpose: "linking for arm64",
-    },
-    Tool { program: "qemu-aarch64", package: "qemu-user", purpose: "running it for arm64" },
-];
+/// What `cargo xtask lab arm64` needs besides what builds for it.
+pub const ARM64: [Tool; 1] =
+    [Tool { program: "qemu-aarch64", package: "qemu-user", purpose: "running it for arm64" }];
 
 const OTHER_KERNELS: &str = "running the tests in other kernels";
 const DEPLOYMENT: &str = "checking what is in deploy/";

@@ -20,6 +20,7 @@ use proptest::prelude::*;
 use crate::histogram::{SCHEMA, ZERO_THRESHOLD_SECONDS};
 use crate::sample::{Clock, ProbeCounters};
 use crate::stats::slo::Objectives;
+use crate::stats::watched::Watched;
 use crate::stats::{ProbeSeries, ProbeSnapshot, Snapshot, Stats};
 
 use self::fixture::{probe, snapshot};
@@ -333,9 +334,9 @@ fn a_removed_target_is_gone_and_the_others_keep_their_counts() {
             (any, of("first"), of("second"))
         };
         assert_eq!(sent(), (true, vec![3.0], vec![4.0]), "{format:?}");
-        stats.remove_probe(&first);
+        stats.remove(&[Watched::Probe(first)]);
         assert_eq!(sent(), (false, vec![], vec![4.0]), "{format:?}");
-        stats.remove_probe(&second);
+        stats.remove(&[Watched::Probe(second)]);
         assert_eq!(sent(), (false, vec![], vec![]), "{format:?}");
     }
 }

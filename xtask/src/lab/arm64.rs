@@ -6,11 +6,12 @@ use anyhow::{Result, ensure};
 
 use super::Binary;
 use super::scenario::{self, Emulated};
+use crate::foreign;
 use crate::packages::{self, Tool};
-use crate::{foreign, shell};
 
 /// Runs everything.
 pub fn run(binary: &Binary) -> Result<()> {
+    packages::require(&foreign::ARM64)?;
     packages::require(&packages::ARM64)?;
     let binary = binary.path(TARGET)?;
     let folder = scenario::folder(&foreign::target_folder(), "arm64")?;
@@ -27,8 +28,7 @@ pub fn run(binary: &Binary) -> Result<()> {
 
 /// Whether the emulator and the linker are here or can be had.
 pub fn is_possible() -> bool {
-    let has = |Tool { program, .. }: &Tool| shell::find(program).is_some();
-    let has_tools = packages::ARM64.iter().all(has);
+    let has_tools = packages::ARM64.iter().chain(&foreign::ARM64).all(Tool::is_here);
     (has_tools || packages::can_install()) && foreign::is_possible(TARGET)
 }
 

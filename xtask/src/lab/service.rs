@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::scenario::{Emulated, eventually, free_port, page};
+use super::scenario::{Emulated, Running, eventually, free_port, page};
 
 /// Runs everything.
 pub fn run(emulated: &Emulated) -> Result<()> {
@@ -20,7 +20,12 @@ pub fn run(emulated: &Emulated) -> Result<()> {
         let _ = emulated.command(&["service", "uninstall", "--name", name]).output()?;
     }
     works(emulated).context("a service that works")?;
+    let text = keeper.text();
+    ensure!(!text.contains(EVENT), "a service that works reported a failure: {text}");
     fails(emulated).context("a service that cannot work")?;
+    is_reported(&keeper, "192.0.2.1:4000: cannot listen there")?;
+    cannot_begin(emulated).context("a service whose file is bad")?;
+    is_reported(&keeper, "there is no key modes")?;
     println!("{}: service: ok", emulated.name);
     Ok(())
 }
@@ -71,9 +76,36 @@ fn fails(emulated: &Emulated) -> Result<()> {
     Ok(())
 }
 
+/// Its configuration file was good when it was installed, and is not when it is started.
+fn cannot_begin(emulated: &Emulated) -> Result<()> {
+    let file = emulated.folder.join("service.yaml");
+    std::fs::write(&file, "targets: [{address: '127.0.0.1:1'}]")?;
+    let words = ["service", "install", "--name", BAD, "--", "run", "--config.file"];
+    let mut install = emulated.command(&[&words[..], &[relative_name(&file)?]].concat());
+    let installed = install.current_dir(&emulated.folder).output()?;
+    let text = String::from_utf8_lossy(&installed.stderr).into_owned();
+    ensure!(installed.status.success(), "installing: {text}");
+    std::fs::write(&file, "modes: {}")?;
+    emulated.finish(&["service", "start", "--name", BAD], 3)?;
+    emulated.finish(&["service", "uninstall", "--name", BAD], 0)?;
+    Ok(())
+}
+
+/// The service manager, and so the service, has the standard error of the first program.
+fn is_reported(keeper: &Running, why: &str) -> Result<()> {
+    eventually("the Event Log is told why the service failed", || {
+        let text = keeper.text();
+        let mut events = text.lines().filter(|line| line.contains(EVENT));
+        Ok(events.any(|event| event.contains(why)).then_some(()))
+    })
+    .with_context(|| keeper.text())
+}
+
 fn relative_name(path: &Path) -> Result<&str> {
     path.file_name().and_then(|name| name.to_str()).context("a file of ours has a plain name")
 }
 
+/// How Wine writes what is reported as an error.
+const EVENT: &str = "err:eventlog:ReportEventW";
 const GOOD: &str = "rttscope-lab";
 const BAD: &str = "rttscope-lab-bad";

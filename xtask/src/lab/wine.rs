@@ -14,6 +14,7 @@ use crate::{foreign, shell};
 
 /// Runs everything.
 pub fn run(binary: &Binary) -> Result<()> {
+    packages::require(&foreign::WINDOWS)?;
     packages::require(&packages::WINE)?;
     let binary = binary.path(TARGET)?;
     let folder = scenario::folder(&foreign::target_folder(), "wine")?;
@@ -30,8 +31,7 @@ pub fn run(binary: &Binary) -> Result<()> {
 
 /// Whether Wine and what it needs are here or can be had.
 pub fn is_possible() -> bool {
-    let has_tools =
-        packages::WINE.iter().all(|Tool { program, .. }| shell::find(program).is_some());
+    let has_tools = packages::WINE.iter().chain(&foreign::WINDOWS).all(Tool::is_here);
     (has_tools || packages::can_install()) && foreign::is_possible(TARGET)
 }
 
@@ -50,7 +50,7 @@ fn prepare(folder: &Path) -> Result<()> {
         return Ok(());
     }
     let source = shell::root().join("xtask/src/lab/bcryptprimitives.c");
-    let mut compile = shell::command("x86_64-w64-mingw32-gcc");
+    let mut compile = shell::command(foreign::WINDOWS[0].program);
     compile.args(["-shared", "-O2", "-s", "-o"]).arg(library).arg(source).arg("-ladvapi32");
     shell::run(&mut compile)
 }
@@ -59,7 +59,9 @@ fn variables(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![
         ("WINEPREFIX", folder.join("prefix")),
         ("WINEARCH", "win64".into()),
-        ("WINEDEBUG", "-all".into()),
+        // Wine's Event Log keeps nothing (`ReadEventLogW` is a stub): what is reported to it goes
+        // to standard error.
+        ("WINEDEBUG", "-all,err+eventlog".into()),
         // Neither .NET nor a browser: nobody is asked to install them.
         ("WINEDLLOVERRIDES", "mscoree,mshtml=".into()),
     ]

@@ -207,7 +207,7 @@ mod tests {
     fn the_table_names_only_modules_with_a_row() {
         for (from, names) in ARROWS {
             let Names::Only(names) = names else { continue };
-            for name in names {
+            for name in *names {
                 assert!(row(name).is_some(), "{from} may name {name}, which has no row");
             }
         }

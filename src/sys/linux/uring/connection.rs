@@ -71,7 +71,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Wake,
         Self::Cancel,
         Self::Accept,

@@ -381,8 +381,7 @@ impl Uring {
     fn release(&mut self, key: u32) {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
-        let Connection { flow, outstanding, check, .. } = *connection;
-        let (fd, connecting) = (connection.fd(), connection.armed[Op::Connect.index()]);
+        let Connection { flow, outstanding, check, armed, .. } = *connection;
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
@@ -399,13 +398,18 @@ impl Uring {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
-        // By descriptor the kernel looks at all operations there are.
-        let cancel = match check {
-            Some(_) => opcode::AsyncCancel::new(Op::Connect.user_data(key, connecting)).build(),
-            None => opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build(),
-        };
-        if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
-            tracing::error!(%error, "a closed connection's operations could not be cancelled");
+        // Each by its number, which the kernel hashes: by descriptor it looks at all operations
+        // that the ring has, which makes closing some of many connections cost their product.
+        for op in Op::ALL {
+            let number = armed[op.index()];
+            if number == 0 {
+                continue;
+            }
+            let cancel = opcode::AsyncCancel::new(op.user_data(key, number)).build();
+            let cancel = cancel.flags(squeue::Flags::SKIP_SUCCESS);
+            if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
+                tracing::error!(%error, "a closed connection's operation could not be cancelled");
+            }
         }
     }
 
