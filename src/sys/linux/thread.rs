@@ -70,9 +70,11 @@ pub fn set_nice(nice: i32) -> io::Result<()> {
 pub fn set_fifo(priority: u32) -> io::Result<()> {
     let sched_priority =
         i32::try_from(priority).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let parameters = libc::sched_param { sched_priority };
+    // The kernel's own call, whose parameters are this one number: musl's does nothing.
+    let parameters = &raw const sched_priority;
     // SAFETY: pid 0 is the calling thread; the pointer is valid during the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, parameters) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

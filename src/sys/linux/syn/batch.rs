@@ -53,7 +53,7 @@ impl Batch {
         let sent = self.call(count, |headers, length| {
             // SAFETY: `headers` points to `length` headers, whose pointers are to messages that
             // are borrowed until after the call.
-            unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, length, libc::MSG_NOSIGNAL) }
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, length, NO_SIGNAL) }
         });
         match sent {
             Ok(sent) => (sent, None),
@@ -240,3 +240,9 @@ const V4_AT: usize = 4;
 const V6_AT: usize = 8;
 /// `sin6_scope_id`.
 const ZONE_AT: usize = 24;
+
+/// `MSG_NOSIGNAL`, as sendmmsg(2) takes it: a signed number with glibc, an unsigned one with musl.
+#[cfg(not(target_env = "musl"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(target_env = "musl")]
+const NO_SIGNAL: u32 = libc::MSG_NOSIGNAL.unsigned_abs();
