@@ -82,6 +82,7 @@ pub mod tcp_info;
 pub mod probe;
 pub mod echo;
 pub mod check;
+pub mod relay;
 
 pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]

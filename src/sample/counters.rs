@@ -28,6 +28,7 @@ macro_rules! counters {
         }
     };
 }
+pub(super) use counters;
 
 counters! {
     /// What one prober counted. `sent = received + timeouts + in_flight` at every moment.

@@ -24,8 +24,9 @@ use crate::check::WatchSettings;
 use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
 use crate::probe::ProbeSettings;
-use crate::sample::{CheckSample, Sample};
-use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::relay::{RelaySettings, UpstreamNews};
+use crate::sample::{CheckSample, ConnectionSample, Sample, UpstreamId};
+use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
 
@@ -53,6 +54,8 @@ pub enum Finished {
     Probe(Sample),
     /// A half-open check.
     Check(CheckSample),
+    /// A relayed connection, when it was accepted and when it was over.
+    Connection(ConnectionSample),
 }
 
 /// Finished measurements on their way to a writer.
@@ -94,6 +97,11 @@ pub enum Change {
     SweepTargets(TargetId, Vec<SweepTarget>, bool),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
+    /// Relay what is accepted on a listening socket. [`Self::Finish`] stops accepting, lets the
+    /// connections that there are finish and reports that; [`Self::Stop`] closes them.
+    Relay(Box<NewRelay>),
+    /// Something was learnt of an upstream of a relay.
+    Upstream(TargetId, UpstreamId, UpstreamNews),
     /// A target's name was resolved (`None`: it could not be).
     Resolved(TargetId, Option<Vec<SocketAddr>>),
     /// Probe or check this target no longer: its connection is closed at once.
@@ -128,6 +136,21 @@ pub struct NewWatch {
     pub series: Arc<CheckSeries>,
 }
 
+/// A listener to be relayed from. One for each worker.
+#[derive(Debug)]
+pub struct NewRelay {
+    /// Its number; the same on every worker.
+    pub relay: TargetId,
+    /// Where clients connect to.
+    pub socket: Socket,
+    /// How they are relayed.
+    pub settings: RelaySettings,
+    /// Options of the sockets to upstreams.
+    pub options: Arc<SocketOptions>,
+    /// Where its measurements go.
+    pub series: Arc<RelaySeries>,
+}
+
 /// A sweep of half-open checks.
 #[derive(Debug)]
 pub struct NewSweep {
@@ -148,7 +171,7 @@ pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
     /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
-    /// its results were handed over.
+    /// its results were handed over; or a relay accepts no more, and its last connection is over.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,

@@ -94,6 +94,8 @@ impl Turn {
                     self.add_sweep_targets(sweep, targets, complete);
                 }
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
+                // CORE's next commit; nobody sends these yet.
+                Ok(Change::Relay(_) | Change::Upstream(..)) => {}
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Remove(target)) => self.remove(target),
                 Ok(Change::Finish) => self.finish(),
