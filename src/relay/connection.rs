@@ -222,14 +222,7 @@ impl Connection {
     }
 
     /// Takes one step: something happened on one side.
-    pub fn on(
-        &mut self,
-        shared: &mut Relay,
-        side: Side,
-        event: Event<'_>,
-        at: Now,
-        out: &mut Out,
-    ) {
+    pub fn on(&mut self, shared: &mut Relay, side: Side, event: Event<'_>, at: Now, out: &mut Out) {
         match (event, side) {
             (Event::Moved { read, written }, side) => {
                 self.moved(shared, side, (read, written), at, out);
@@ -433,14 +426,7 @@ impl Connection {
         }
     }
 
-    fn closed(
-        &mut self,
-        shared: &mut Relay,
-        side: Side,
-        failure: Failure,
-        at: Now,
-        out: &mut Out,
-    ) {
+    fn closed(&mut self, shared: &mut Relay, side: Side, failure: Failure, at: Now, out: &mut Out) {
         let reason = match (&self.state, side, failure) {
             (State::Over, ..) => return,
             (_, _, Failure::Local(_)) => CloseReason::Local,
