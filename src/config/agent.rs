@@ -111,6 +111,7 @@ pub fn plan<'a, K>(
 pub fn restart_needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
     let differ = [
         ("serve", running.serve != wanted.serve),
+        ("relay", running.relay != wanted.relay),
         ("web", running.web != wanted.web),
         ("measuring", running.measuring != wanted.measuring),
         ("log", running.log != wanted.log),
