@@ -4,6 +4,8 @@
 pub mod balance;
 pub mod proxy_protocol;
 
+mod connection;
 mod settings;
 
+pub use connection::{Action, Connection, Measured, Out, Relay};
 pub use settings::{RelaySettings, Upstream, UpstreamNews};

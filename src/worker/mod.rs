@@ -5,6 +5,7 @@
 //! One turn: take changes, wait, hand completions to flows, then wake flows that are due.
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
+mod accepting;
 pub mod noise;
 mod sampling;
 mod sweeping;

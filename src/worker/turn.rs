@@ -1,23 +1,17 @@
 //! The loop of a measuring thread, one turn after the other.
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, TrySendError};
-use std::time::Duration;
-
-use socket2::Socket;
 
 use super::sampling::Sampling;
 use super::sweeping::Sweeping;
-use super::table::{Answering, Flow, Probing, Table, Watching};
+use super::table::{Flow, Probing, Table, Watching};
 use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, TargetId};
 use crate::check::Watch;
 use crate::check::sweep::SweepTarget;
-use crate::echo::{Echo, Responder, ResponderSettings};
 use crate::event::{Action, Answer, Event, Failure, FlowId};
 use crate::probe::Probe;
-use crate::stats::{EchoSeries, TcpInfoWriter, WorkerSeries};
+use crate::stats::{TcpInfoWriter, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
 use crate::time::{Mono, Now};
 
@@ -47,9 +41,9 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
 /// Everything that a turn of the loop touches. Flows and I/O are apart, because an event borrows
 /// its bytes from the I/O while a flow takes it.
 pub(super) struct Turn {
-    io: Io,
-    table: Table,
-    outlets: Outlets,
+    pub(super) io: Io,
+    pub(super) table: Table,
+    pub(super) outlets: Outlets,
     incoming: Receiver<Change>,
     /// The flow of each target here, in the order of their numbers.
     by_target: Vec<(TargetId, FlowId)>,
@@ -65,8 +59,6 @@ pub(super) struct Turn {
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
 /// are due together does not make the first wait.
 const PROBES_PER_SUBMIT: usize = 16;
-/// How long a listener pauses after a failed accept: descriptors rarely come back at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Turn {
     pub(super) fn new(io: Io, outlets: Outlets, incoming: Receiver<Change>) -> Self {
@@ -155,15 +147,6 @@ impl Turn {
         }
     }
 
-    fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
-        self.table.answering = Some(Answering { responder: Responder::new(settings), series });
-        let flow = self.table.insert(Flow::Listener(None));
-        if let Err(error) = self.io.listen(flow, socket) {
-            tracing::error!(%error, "the responder cannot accept");
-            self.tell(Report::Died);
-        }
-    }
-
     fn resolved(&mut self, target: TargetId, addresses: Option<Vec<SocketAddr>>) {
         let known = self.by_target.binary_search_by_key(&target, |(known, _)| *known);
         if let Ok(place) = known {
@@ -245,31 +228,6 @@ impl Turn {
         }
     }
 
-    fn accepted(&mut self, socket: Socket, at: Now) {
-        let Some(answering) = &mut self.table.answering else { return };
-        if answering.responder.admit() {
-            let echo = Flow::Echo(Echo::new(&answering.responder, at));
-            let flow = self.table.insert(echo);
-            self.io.attach(flow, socket);
-            self.apply(flow, at);
-        } else {
-            // Dropping the socket closes it: the client learns at once that it is one too many.
-            self.table.publish_answering();
-        }
-    }
-
-    fn accept_failed(&mut self, flow: FlowId, error: &io::Error, at: Now) {
-        tracing::warn!(%error, "could not accept; pausing (raise the limit of open files?)");
-        if let Some(answering) = &mut self.table.answering {
-            answering.responder.accept_failed();
-        }
-        self.table.publish_answering();
-        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
-            *resume_at = Some(at.mono.after(ACCEPT_PAUSE));
-        }
-        self.apply(flow, at);
-    }
-
     /// Wakes every flow whose deadline has come, each once: what is due again meanwhile waits for
     /// the next turn, or it would keep replies unread.
     fn wake_due(&mut self, seen_until: Mono) {
@@ -312,7 +270,7 @@ impl Turn {
     }
 
     /// Does what a flow asked for in its last step, records what it measured, and sets its timer.
-    fn apply(&mut self, flow: FlowId, at: Now) {
+    pub(super) fn apply(&mut self, flow: FlowId, at: Now) {
         // A connection that cannot even be tried is an event of its own, and so is a check that was
         // given up; both again have actions.
         loop {
@@ -466,7 +424,7 @@ impl Turn {
 
     /// Tells the control plane. The channel has room for two reports of every target, so it is
     /// full only if the control plane is gone.
-    fn tell(&self, report: Report) {
+    pub(super) fn tell(&self, report: Report) {
         if let Err(error) = self.outlets.reports.try_send(report) {
             tracing::debug!(%error, "a report found no reader");
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 mod checks;
+mod join;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -23,6 +24,8 @@ enum Seen {
     Connected,
     Received(Vec<u8>, RxStamps),
     Stamped(TxStamp),
+    Moved(u64, u64),
+    Ended,
     Closed(Failure),
     Accepted,
     AcceptFailed,
@@ -69,6 +72,8 @@ impl Bench {
                     Seen::Received(bytes.to_vec(), stamps)
                 }
                 IoEvent::Flow(Event::Stamped(stamp)) => Seen::Stamped(stamp),
+                IoEvent::Flow(Event::Moved { read, written }) => Seen::Moved(read, written),
+                IoEvent::Flow(Event::Ended) => Seen::Ended,
                 IoEvent::Flow(Event::Closed(failure)) => Seen::Closed(failure),
                 IoEvent::Flow(event) => panic!("not an I/O event: {event:?}"),
                 IoEvent::AcceptFailed(_) => Seen::AcceptFailed,

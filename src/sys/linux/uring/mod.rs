@@ -17,6 +17,7 @@ mod check;
 mod complete;
 mod connection;
 pub(super) mod features;
+mod join;
 mod raw;
 mod submit;
 
@@ -31,8 +32,9 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::event::EventfdFlags;
 use socket2::Socket;
 
-use self::buffers::BufferRing;
+use self::buffers::{BufferRing, Group};
 use self::connection::{Connection, Op};
+use self::join::Reads;
 use self::raw::RawSends;
 use super::stamp;
 use super::syn::SynChecks;
@@ -81,6 +83,8 @@ pub struct Uring {
     /// The number of the wait for each raw socket; 0 while none is armed.
     raw_armed: [u32; 2],
     raw_sends: RawSends,
+    /// What joined connections read into; `None` before the first two are joined.
+    reads: Option<Reads>,
 }
 
 impl Uring {
@@ -105,7 +109,7 @@ impl Uring {
             deferred => (deferred?, true),
         };
         tracing::debug!(deferred = is_deferred, "a ring is open");
-        let buffers = BufferRing::register(&ring.submitter(), RECEIVE_BYTES)?;
+        let buffers = BufferRing::register(&ring.submitter(), GROUP)?;
         let mut uring = Self {
             ring,
             buffers,
@@ -128,6 +132,7 @@ impl Uring {
             syn: None,
             raw_armed: [0; 2],
             raw_sends: RawSends::new(),
+            reads: None,
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -326,6 +331,7 @@ impl Uring {
         }
         waiting.clear();
         self.starved = waiting;
+        self.read_where_starved();
     }
 
     fn insert(&mut self, connection: Box<Connection>) -> u32 {
@@ -376,12 +382,13 @@ impl Uring {
     fn release(&mut self, key: u32) {
         let Some(connection) = self.connection(key) else { return };
         connection.closing = true;
-        let Connection { flow, outstanding, check, .. } = *connection;
+        let Connection { flow, outstanding, check, resetting, .. } = *connection;
         let (fd, connecting) = (connection.fd(), connection.armed[Op::Connect.index()]);
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
         self.starved.retain(|&waiting| waiting != key);
+        self.part(key);
         if let (Some(attempt), Some(checks)) = (check, &mut self.checks) {
             checks.abandon(attempt);
         }
@@ -390,7 +397,9 @@ impl Uring {
             return;
         }
         // A FIN would complete the handshake of a check; its RST leaves with the socket.
-        if let (Some(connection), None) = (self.connections[place(key)].as_deref(), check) {
+        if let (Some(connection), None, false) =
+            (self.connections[place(key)].as_deref(), check, resetting)
+        {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
@@ -406,9 +415,11 @@ impl Uring {
 
     fn free_if_idle(&mut self, key: u32) {
         let slot = &mut self.connections[place(key)];
-        if slot.as_ref().is_some_and(|connection| connection.outstanding == 0) {
-            *slot = None;
+        if let Some(connection) = slot.take_if(|connection| connection.outstanding == 0) {
             self.free.push(key);
+            if let Some(buffer) = connection.joined.and_then(|joined| joined.buffer()) {
+                self.give_back_read(buffer);
+            }
         }
     }
 }
@@ -469,6 +480,8 @@ const DRAIN_TURN: Duration = Duration::from_millis(5);
 const ASKS_MAX: u32 = 4_096;
 /// No connection.
 const NONE: u32 = u32::MAX;
+/// The buffers of all connections but joined ones.
+const GROUP: Group = Group { number: 0, buffers: 256, buffer_bytes: RECEIVE_BYTES };
 /// Submission entries; when they are used up, they are submitted early.
 const SUBMISSIONS: u32 = 1_024;
 /// Completion entries; the kernel keeps what overflows.
