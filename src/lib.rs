@@ -102,4 +102,5 @@ pub mod cli;
 pub mod app;
 
 pub mod checker;
+pub mod relayer;
 pub mod collector;

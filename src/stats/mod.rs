@@ -155,6 +155,13 @@ impl Stats {
         self.lock().relays.retain(|kept| !Arc::ptr_eq(kept, series));
     }
 
+    /// The listeners of the relay now.
+    #[must_use]
+    pub fn relays(&self) -> Vec<RelaySnapshot> {
+        let relays = self.lock().relays.clone();
+        relay::listeners(&relays)
+    }
+
     /// The clients of each listener of the relay that moved the most, most first.
     #[must_use]
     pub fn relay_clients(&self) -> Vec<(String, Vec<ClientSnapshot>)> {
