@@ -71,8 +71,8 @@ pub(super) struct RelayCommand {
     #[arg(long)]
     reuse_port: bool,
     /// Take the listening socket from systemd instead of --listen.
-    #[arg(long)]
-    systemd_socket: bool,
+    #[arg(long = "systemd-socket")]
+    socket_passed: bool,
     #[command(flatten)]
     socket: SocketFlags,
     /// Where to serve /metrics; :PORT is every address; repeatable.
@@ -139,7 +139,7 @@ fn listener(command: &RelayCommand) -> Result<RelayListener, UsageError> {
 }
 
 fn listen(command: &RelayCommand) -> Result<RelayListen, UsageError> {
-    match (&command.listen, command.systemd_socket) {
+    match (&command.listen, command.socket_passed) {
         (Some(listen), false) => flag("--listen", listen, parse_listen).map(RelayListen::Address),
         (None, true) if command.web.systemd_socket => Err(UsageError::new(
             "--systemd-socket: --web.systemd-socket takes the sockets; write --web.listen-address",
@@ -232,9 +232,10 @@ mod tests {
             summary_interval: Some(Duration::from_secs(10)),
         };
         assert_eq!(parse_line("relay --listen :8080 --upstream db:5432"), Ok(section));
-        let line = "relay --listen=127.0.0.1:0 --upstream db:5432 --upstream [::1]:1 --drain [::1]:1 \
-                    --balance lowest-latency --connect-timeout 1s --attempts 1 --idle-timeout off \
-                    --max-connections 7 --proxy-in --proxy-out v2 --check-interval off --grace 0s \
+        let line = "relay --listen=127.0.0.1:0 --upstream db:5432 --upstream [::1]:1 \
+                    --drain [::1]:1 --balance lowest-latency --connect-timeout 1s --attempts 1 \
+                    --idle-timeout off --max-connections 7 --proxy-in --proxy-out v2 \
+                    --check-interval off --grace 0s \
                     --summary-interval off --reuse-port --dscp EF";
         let all = RelayListener {
             listen: RelayListen::Address("127.0.0.1:0".parse().unwrap()),

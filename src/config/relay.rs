@@ -137,6 +137,18 @@ pub fn check(listener: &RelayListener) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether two sections differ in nothing but whom they drain, which a running relay can change.
+#[must_use]
+pub fn same_but_drained(one: Option<&RelaySection>, other: Option<&RelaySection>) -> bool {
+    let undrained = |section: Option<&RelaySection>| {
+        let mut section = section.cloned();
+        let listeners = section.iter_mut().flat_map(|section| &mut section.listeners);
+        listeners.flat_map(|it| &mut it.upstreams).for_each(|it| it.drain = false);
+        section
+    };
+    undrained(one) == undrained(other)
+}
+
 /// [`RelayListener::connect_timeout`] and [`HealthSection::timeout`].
 pub fn connect_timeout(text: &str) -> Result<Duration, BadValue> {
     duration::parse_within(text, Duration::from_millis(1), INTERVAL_MAX, defaults::CONNECT_TIMEOUT)

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::crew::Crew;
-use super::{Ended, Snapshots, Wish};
+use super::{Ended, Order, Snapshots, Wish};
 use crate::config::limits;
 use crate::relay::UpstreamNews;
 use crate::stats::{RelaySnapshot, Stats};
 use crate::sys::clock;
+use crate::time::Mono;
 use crate::worker::{Change, Report};
 
 /// A running relay.
@@ -22,6 +23,7 @@ pub(super) struct Control {
     pub(super) crew: Crew,
     pub(super) stats: Arc<Stats>,
     pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) snapshots: watch::Sender<Snapshots>,
     pub(super) summary_interval: Option<Duration>,
 }
@@ -38,7 +40,7 @@ impl Control {
         let mut told = Told::new();
         // Each thread tells of each listener.
         let mut unfinished = self.crew.series.len();
-        let mut end_at = None::<Instant>;
+        let mut end_at = None::<Mono>;
         let mut died = false;
         loop {
             tokio::select! {
@@ -49,10 +51,10 @@ impl Control {
                         Wish::Run if changed.is_ok() => {}
                         Wish::Finish(grace) if changed.is_ok() && end_at.is_none() => {
                             self.finish();
-                            end_at = Some(Instant::now() + grace);
+                            end_at = Some(clock::mono().after(grace));
                         }
                         Wish::Finish(grace) if changed.is_ok() => {
-                            let sooner = Instant::now() + grace;
+                            let sooner = clock::mono().after(grace);
                             end_at = end_at.map(|end_at| end_at.min(sooner));
                         }
                         // Nobody can wish for anything any more, or wants it at once.
@@ -74,6 +76,7 @@ impl Control {
                         break;
                     }
                 },
+                Some(order) = self.orders.recv() => self.drain(order),
                 Some((place, addresses)) = found.recv() => self.found(place, addresses),
                 _ = looks.tick() => {
                     self.look_up(&found_to);
@@ -94,6 +97,13 @@ impl Control {
         tracing::info!(target: TARGET, active, "accepting no more; connections may finish");
         for worker in &self.crew.relaying {
             worker.change(Change::Finish);
+        }
+    }
+
+    fn drain(&self, Order { relay, upstream, draining }: Order) {
+        for worker in &self.crew.relaying {
+            let news = UpstreamNews::Draining(draining);
+            worker.change(Change::Upstream(relay, upstream, news));
         }
     }
 
@@ -220,9 +230,9 @@ fn every(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-async fn until(at: Option<Instant>) {
+async fn until(at: Option<Mono>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => tokio::time::sleep(at.duration_since(clock::mono())).await,
         None => std::future::pending().await,
     }
 }

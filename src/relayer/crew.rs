@@ -121,8 +121,8 @@ impl Crew {
                     series,
                 })));
             }
-            let upstreams_told = upstreams.len();
-            tracing::info!(address = %label, upstreams = upstreams_told, threads, "relay listening");
+            let count = upstreams.len();
+            tracing::info!(address = %label, upstreams = count, threads, "relay listening");
             self.news.listeners.insert(relay, news::Names { listener: label, upstreams });
         }
         Ok(())

@@ -43,33 +43,33 @@
 //! No signal handler is installed, nothing is printed (events are `tracing`'s, of the target
 //! `rttscope::relay`), and a relay that is dropped leaves nothing behind.
 
+mod builder;
 mod control;
 mod crew;
+mod error;
 mod names;
 mod news;
 
 use std::fmt::Display;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::builder::Builder;
 use self::control::Control;
 use self::crew::Crew;
-use crate::config::address::parse_listen;
-use crate::config::{
-    BadValue, HealthSection, MeasuringSection, RelayListen, RelayListener, RelaySection,
-    RelayUpstream, limits, relay,
-};
+pub use self::error::RelayError;
 pub use crate::config::{Balance, ProxyHeader};
+use crate::config::{HostPort, MeasuringSection, RelayListener, RelaySection, limits, relay};
+use crate::sample::UpstreamId;
 pub use crate::sample::{CloseReason, RelayCounters, Side, UpstreamCounters};
 use crate::stats::Stats;
 pub use crate::stats::{ClientSnapshot, RelaySnapshot, UpstreamSnapshot};
-use crate::sys::ClockChoice;
 pub use crate::sys::IoChoice;
+use crate::worker::TargetId;
 
 /// A relay that listens. It accepts from the moment it was bound.
 #[derive(Debug)]
@@ -78,6 +78,9 @@ pub struct Relay {
     grace: Duration,
     stats: Arc<Stats>,
     wishes: watch::Sender<Wish>,
+    orders: mpsc::UnboundedSender<Order>,
+    /// The upstreams of each listener.
+    upstreams: Vec<Vec<HostPort>>,
     snapshots: watch::Receiver<Snapshots>,
     ended: Option<oneshot::Receiver<Ended>>,
     thread: Option<JoinHandle<()>>,
@@ -85,25 +88,6 @@ pub struct Relay {
 
 /// The listeners, at one moment.
 pub type Snapshots = Arc<[RelaySnapshot]>;
-
-/// How a [`Relay`] is to work; see [`Relay::builder`].
-#[derive(Clone, Debug)]
-pub struct Builder {
-    listen: SocketAddr,
-    upstreams: Vec<RelayUpstream>,
-    balance: Balance,
-    connect_timeout: Duration,
-    attempts_max: usize,
-    idle_timeout: Option<Duration>,
-    connections_max: usize,
-    proxy_in: bool,
-    proxy_out: Option<ProxyHeader>,
-    health: Option<HealthSection>,
-    reuse_port: bool,
-    grace: Duration,
-    threads: usize,
-    io: IoChoice,
-}
 
 /// Ends a relay, from anywhere.
 #[derive(Clone, Debug)]
@@ -126,47 +110,12 @@ pub struct Ended {
     died: bool,
 }
 
-/// Why there is no relay.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RelayError {
-    /// The address is taken, or none of this machine.
-    #[error("--listen {at}: cannot listen there: {source}")]
-    Listen {
-        /// Where.
-        at: SocketAddr,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Systemd passed no socket, or too few.
-    #[error(
-        "--systemd-socket: no socket was passed; start this by a systemd socket unit, or write \
-         --listen instead"
-    )]
-    NotPassed,
-    /// What systemd passed is of no use.
-    #[error("--systemd-socket: {0}")]
-    Passed(io::Error),
-    /// No measuring thread can be had; the message names the option.
-    #[error("a thread of the relay: {0}")]
-    Thread(io::Error),
-    /// No half-open checks can be made.
-    #[error("checks of upstreams: {0}; turn them off by --check-interval off")]
-    Checks(io::Error),
-    /// This is no address.
-    #[error("{address}: {source}")]
-    BadAddress {
-        /// The text.
-        address: String,
-        /// What is wrong with it.
-        source: BadValue,
-    },
-    /// The settings contradict each other.
-    #[error("{0}")]
-    BadSettings(String),
-    /// A measuring thread died; the log says why.
-    #[error("a thread of the relay died; its error is in the log")]
-    Died,
+/// An upstream is to be drained, or is to get clients again.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    relay: TargetId,
+    upstream: UpstreamId,
+    draining: bool,
 }
 
 /// What somebody wants of a running relay.
@@ -178,185 +127,11 @@ enum Wish {
     Stop,
 }
 
-impl Builder {
-    /// Listen there; `:8080` is every address, port 0 a free one. A free port of this machine
-    /// alone unless this is called.
-    ///
-    /// # Errors
-    /// If it is no address.
-    pub fn listen(mut self, at: impl Display) -> Result<Self, RelayError> {
-        let address = at.to_string();
-        self.listen =
-            parse_listen(&address).map_err(|source| RelayError::BadAddress { address, source })?;
-        Ok(self)
-    }
-
-    /// Pass connections on to this one, too: `host:port`, `[v6]:port`, or a [`SocketAddr`]. Names
-    /// are resolved again and again.
-    ///
-    /// # Errors
-    /// If it is no address.
-    pub fn upstream(mut self, address: impl Display) -> Result<Self, RelayError> {
-        let address = address.to_string();
-        let parsed =
-            address.parse().map_err(|source| RelayError::BadAddress { address, source })?;
-        self.upstreams.push(RelayUpstream { address: parsed, drain: false });
-        Ok(self)
-    }
-
-    /// Who gets a new client; one after the other unless this is called.
-    #[must_use]
-    pub const fn balance(mut self, balance: Balance) -> Self {
-        self.balance = balance;
-        self
-    }
-
-    /// How long one attempt to connect may take; 5 s unless this is called.
-    #[must_use]
-    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Attempts to connect for one client; 3 unless this is called.
-    #[must_use]
-    pub const fn attempts_max(mut self, attempts: usize) -> Self {
-        self.attempts_max = attempts;
-        self
-    }
-
-    /// Close a connection on which nothing moved for this long; an hour unless this is called.
-    #[must_use]
-    pub const fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.idle_timeout = timeout;
-        self
-    }
-
-    /// Close clients beyond this many at once; 10,000 unless this is called.
-    #[must_use]
-    pub const fn connections_max(mut self, connections: usize) -> Self {
-        self.connections_max = connections;
-        self
-    }
-
-    /// Every client begins with a PROXY header.
-    #[must_use]
-    pub const fn proxy_in(mut self, expected: bool) -> Self {
-        self.proxy_in = expected;
-        self
-    }
-
-    /// Every upstream is sent a PROXY header.
-    #[must_use]
-    pub const fn proxy_out(mut self, version: Option<ProxyHeader>) -> Self {
-        self.proxy_out = version;
-        self
-    }
-
-    /// Check upstreams this often; every 2 s unless this is called, `None` not at all.
-    #[must_use]
-    pub fn check_interval(mut self, interval: Option<Duration>) -> Self {
-        self.health = interval.map(|interval| HealthSection { interval, ..health() });
-        self
-    }
-
-    /// Let other processes listen there, too (`SO_REUSEPORT`).
-    #[must_use]
-    pub const fn reuse_port(mut self, reuse: bool) -> Self {
-        self.reuse_port = reuse;
-        self
-    }
-
-    /// How long connections may finish after [`Stopper::shutdown`]; 30 s unless this is called.
-    #[must_use]
-    pub const fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// Measuring threads; one unless this is called.
-    #[must_use]
-    pub const fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads;
-        self
-    }
-
-    /// By which I/O backend; io_uring where it works unless this is called.
-    #[must_use]
-    pub const fn io(mut self, io: IoChoice) -> Self {
-        self.io = io;
-        self
-    }
-
-    /// Listens and starts to relay. Works on any executor: names are looked up, and everything is
-    /// started, on a thread of its own.
-    ///
-    /// # Errors
-    /// If *we* cannot work: an address that is taken, no thread, settings that make no sense. An
-    /// upstream that does not answer is no error.
-    pub async fn bind(self) -> Result<Relay, RelayError> {
-        let (tell, told) = oneshot::channel();
-        let start = std::thread::Builder::new().name("relay-start".to_owned());
-        // Whoever asked may have given up; the relay is dropped then.
-        start.spawn(move || drop(tell.send(self.bind_blocking()))).map_err(RelayError::Thread)?;
-        told.await.map_err(|_| RelayError::Died)?
-    }
-
-    fn bind_blocking(self) -> Result<Relay, RelayError> {
-        if !(1..=limits::THREADS_MAX).contains(&self.threads) {
-            let most = limits::THREADS_MAX;
-            return Err(RelayError::BadSettings(format!("threads are 1 to {most}")));
-        }
-        let measuring = MeasuringSection {
-            io: self.io,
-            clock: ClockChoice::Application,
-            threads: self.threads,
-            pin: Vec::new(),
-            busy_poll: false,
-            priority: None,
-        };
-        let section = RelaySection {
-            grace: self.grace,
-            summary_interval: None,
-            listeners: vec![RelayListener {
-                listen: RelayListen::Address(self.listen),
-                reuse_port: self.reuse_port,
-                upstreams: self.upstreams,
-                balance: self.balance,
-                connect_timeout: self.connect_timeout,
-                attempts_max: self.attempts_max.max(1),
-                idle_timeout: self.idle_timeout,
-                connections_max: self.connections_max.max(1),
-                proxy_in: self.proxy_in,
-                proxy_out: self.proxy_out,
-                health: self.health,
-                socket: Default::default(),
-            }],
-        };
-        Relay::start(&section, &measuring, Arc::new(Stats::default()))
-    }
-}
-
 impl Relay {
     /// A relay of one listener, which has no upstream yet.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            upstreams: Vec::new(),
-            balance: Balance::RoundRobin,
-            connect_timeout: Duration::from_secs(5),
-            attempts_max: 3,
-            idle_timeout: Some(Duration::from_secs(3_600)),
-            connections_max: limits::CONNECTIONS_MAX,
-            proxy_in: false,
-            proxy_out: None,
-            health: Some(health()),
-            reuse_port: false,
-            grace: Duration::from_secs(30),
-            threads: 1,
-            io: IoChoice::Auto,
-        }
+        Builder::new()
     }
 
     /// Starts what the section says; measures into `stats`.
@@ -385,12 +160,14 @@ impl Relay {
             .build()
             .map_err(RelayError::Thread)?;
         let (wishes, wished) = watch::channel(Wish::Run);
+        let (orders, ordered) = mpsc::unbounded_channel();
         let (show, snapshots) = watch::channel(stats.relays().into());
         let (tell, ended) = oneshot::channel();
         let control = Control {
             crew,
             stats: Arc::clone(&stats),
             wishes: wished,
+            orders: ordered,
             snapshots: show,
             summary_interval: section.summary_interval,
         };
@@ -404,7 +181,12 @@ impl Relay {
         let thread = std::thread::Builder::new().name("relay-control".to_owned());
         let thread = thread.spawn(run).map_err(RelayError::Thread)?;
         let (ended, thread) = (Some(ended), Some(thread));
-        Ok(Self { addresses, grace: section.grace, stats, wishes, snapshots, ended, thread })
+        let upstreams_of = |listener: &RelayListener| {
+            listener.upstreams.iter().map(|upstream| upstream.address.clone()).collect()
+        };
+        let upstreams = section.listeners.iter().map(upstreams_of).collect();
+        let grace = section.grace;
+        Ok(Self { addresses, grace, stats, wishes, orders, upstreams, snapshots, ended, thread })
     }
 
     /// Where clients connect; of several listeners the first one's.
@@ -435,6 +217,43 @@ impl Relay {
     #[must_use]
     pub fn clients(&self) -> Vec<(String, Vec<ClientSnapshot>)> {
         self.stats.relay_clients()
+    }
+
+    /// Gives an upstream no new clients from now on, or gives it them again. Those that it has may
+    /// finish.
+    ///
+    /// # Errors
+    /// If this is no upstream.
+    pub fn set_draining(&self, upstream: impl Display, draining: bool) -> Result<(), RelayError> {
+        let address = upstream.to_string();
+        let wanted: HostPort = address
+            .parse()
+            .map_err(|source| RelayError::BadAddress { address: address.clone(), source })?;
+        let mut found = false;
+        for (listener, upstreams) in self.upstreams.iter().enumerate() {
+            if let Some(place) = upstreams.iter().position(|known| *known == wanted) {
+                found = true;
+                self.drain(listener, place, draining);
+            }
+        }
+        let unknown = || RelayError::BadSettings(format!("{address} is no upstream"));
+        found.then_some(()).ok_or_else(unknown)
+    }
+
+    /// Drains whom this section drains, which is that of the start otherwise.
+    pub fn drain_as(&self, section: &RelaySection) {
+        for (listener, wanted) in section.listeners.iter().enumerate() {
+            for (place, upstream) in wanted.upstreams.iter().enumerate() {
+                self.drain(listener, place, upstream.drain);
+            }
+        }
+    }
+
+    fn drain(&self, listener: usize, place: usize, draining: bool) {
+        let Ok(listener) = u32::try_from(listener) else { return };
+        let order = Order { relay: TargetId(listener), upstream: UpstreamId::at(place), draining };
+        // A relay that has ended has no new clients either.
+        let _ = self.orders.send(order);
     }
 
     /// Something that ends this relay, from anywhere.
@@ -503,9 +322,4 @@ impl Ended {
     pub const fn has_died(&self) -> bool {
         self.died
     }
-}
-
-const fn health() -> HealthSection {
-    let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
-    HealthSection { interval, timeout, rise: 2, fall: 3 }
 }

@@ -197,7 +197,8 @@ mod tests {
             &[":3:5: a listener has one of listen and systemd_socket; write e.g. listen: :8080"],
         );
         check(
-            "relay:\n  listeners:\n  - listen: ':1'\n    upstreams: ['a:1', 'a:1', b]\n    drain: 'c:1'\n",
+            "relay:\n  listeners:\n  - listen: ':1'\n    upstreams: ['a:1', 'a:1', b]\n\
+             \x20   drain: 'c:1'\n",
             &[
                 ":3:5: upstream a:1 is there twice; leave one of them out",
                 ":4:16: upstreams b: has no port; write e.g. b:4000",
@@ -205,7 +206,8 @@ mod tests {
             ],
         );
         check(
-            "relay:\n  listeners:\n  - {listen: ':1', upstreams: 'a:1', balance: random, proxy_out: v3}\n",
+            "relay:\n  listeners:\n\
+             \x20 - {listen: ':1', upstreams: 'a:1', balance: random, proxy_out: v3}\n",
             &[
                 ":3:47: balance: random is unknown; write round-robin, least-connections, \
                  lowest-latency",

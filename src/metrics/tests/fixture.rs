@@ -167,7 +167,6 @@ pub(super) fn snapshot() -> Snapshot {
         reload: Some(ReloadSnapshot { last_good: true, good_at_ns: 1_700_000_000_250_000_000 }),
         probes: vec![probe(), unused_probe()],
         checks: vec![check(), unused_check()],
-        relays: Vec::new(),
         echoes: vec![EchoSnapshot {
             listener: "0.0.0.0:4000".to_owned(),
             counters: EchoCounters::from_words(words),
