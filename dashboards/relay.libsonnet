@@ -26,6 +26,8 @@ function(config) grafana.dashboard(
     grafana.row('Connections', [
       grafana.lines('Connections open', '', [grafana.query('sum by (upstream) (tcp_relay_connections_active{%s})' % selector, '{{upstream}}')], 'none', min=0),
       grafana.lines('Connections made', 'Each second.', [grafana.query(promql.sum('tcp_relay_connections_total', selector, ['upstream']), '{{upstream}}')], 'suffix: /s', min=0),
+      grafana.lines('Attempts that failed', 'Each second; the client may have got another upstream.', [grafana.query(promql.sum('tcp_relay_connect_failures_total', selector, ['upstream']), '{{upstream}}')], 'suffix: /s', min=0),
+      grafana.lines('First byte, 99th percentile', 'From the connection to an upstream until its first byte.', [grafana.query(promql.quantile(0.99, 'tcp_relay_first_byte_seconds', selector), 'p99')], 's', min=0),
       grafana.heatmap('Connecting to upstreams', 'Connections a second by the time until the upstream had accepted.', promql.buckets(connect, selector)),
       grafana.stacked('Connections ended', 'Each second, by the reason.', [grafana.query(promql.sum('tcp_relay_closed_total', listener, ['reason']), '{{reason}}')], 'suffix: /s', height=9),
     ]),
