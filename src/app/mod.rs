@@ -33,6 +33,7 @@ use self::web::Web;
 use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
+use crate::relayer::Relay;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
 use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
@@ -110,6 +111,7 @@ fn lookups_max(config: &Config) -> usize {
 /// Everything that runs.
 struct App {
     stats: Arc<Stats>,
+    relay: Option<Relay>,
     responders: Vec<Worker>,
     probers: Vec<Worker>,
     /// Who probes what, by [`Crew::does`].
@@ -199,6 +201,7 @@ impl App {
         };
         let mut app = Self {
             stats: Arc::clone(&stats),
+            relay: None,
             responders: Vec::new(),
             probers: Vec::new(),
             crews: Vec::new(),
@@ -212,6 +215,9 @@ impl App {
             output,
             web,
         };
+        if let Some(relay) = &config.relay {
+            app.relay = Some(Relay::start(relay, &config.measuring, Arc::clone(&app.stats))?);
+        }
         let mut answering_at = None;
         if let Some(serve) = &config.serve {
             answering_at = Some(app.serve(serve, &mut workshop)?);
@@ -259,7 +265,8 @@ impl App {
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 reread = next_reread(&mut self.agent) => self.reread(reread),
-                report = self.reports.recv() => match report {
+                _ = ended(self.relay.as_mut()) => break End::WorkerDied,
+                report = self.reports.recv(), if self.measures() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
                         // An agent's next targets may come.
@@ -272,6 +279,11 @@ impl App {
             }
         };
         self.stop(end, signal).await
+    }
+
+    /// Whether there are threads of ours to hear of; a relay has its own.
+    const fn measures(&self) -> bool {
+        !self.probers.is_empty() || !self.responders.is_empty()
     }
 
     /// Notes that a target is finished; true if it was the last one.
@@ -334,6 +346,11 @@ impl App {
         }
         for worker in &self.probers {
             worker.change(Change::Finish);
+        }
+        if let Some(mut relay) = self.relay.take() {
+            // How long that takes at most is configured; a second signal ends all of us.
+            relay.stopper().shutdown();
+            relay.wait().await;
         }
         let settled = async {
             while self.unfinished > 0 {
@@ -416,6 +433,14 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
 async fn next(interval: Option<&mut tokio::time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when the relay has ended, which it does not by itself; never without one.
+async fn ended(relay: Option<&mut Relay>) {
+    match relay {
+        Some(relay) => drop(relay.wait().await),
         None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::completions::CompletionsCommand;
 use super::doctor::DoctorCommand;
 use super::manual::ManCommand;
+use super::relay::RelayCommand;
 use super::service::ServiceCommand;
 use crate::config::defaults;
 
@@ -50,6 +51,9 @@ pub(super) enum Command {
     /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
     #[command(after_help = "Example: rttscope info 10.0.0.1:443 --watch")]
     Info(InfoCommand),
+    /// Pass TCP connections on to upstreams, and measure them on the way.
+    #[command(after_help = "Example: rttscope relay --listen :8080 --upstream 10.0.0.1:80")]
+    Relay(RelayCommand),
     /// Say what works here, what does not, and how to change that: exit code 1 without kernel time.
     #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
     Doctor(DoctorCommand),

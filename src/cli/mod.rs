@@ -18,6 +18,7 @@ mod complaint;
 mod completions;
 mod doctor;
 mod manual;
+mod relay;
 mod rules;
 mod run;
 mod seed;
@@ -25,13 +26,14 @@ mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "serve",
     "probe",
     "both",
     "check",
     "info",
+    "relay",
     "doctor",
     "rules",
     "service",

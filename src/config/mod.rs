@@ -13,6 +13,7 @@ pub mod agent;
 pub mod duration;
 pub mod file;
 pub mod nearest;
+pub mod relay;
 mod service;
 pub mod setting;
 pub mod targets_file;
@@ -20,6 +21,9 @@ pub mod web_file;
 
 mod yaml;
 
+pub use self::relay::{
+    Balance, HealthSection, ProxyHeader, RelayListen, RelayListener, RelaySection, RelayUpstream,
+};
 pub use self::service::{Service, ServiceOrder};
 
 use self::agent::AgentSection;
@@ -27,6 +31,8 @@ use self::agent::AgentSection;
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Pass connections on, if present.
+    pub relay: Option<RelaySection>,
     /// Answer probes, if present.
     pub serve: Option<ServeSection>,
     /// Send probes, if present.

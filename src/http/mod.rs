@@ -26,6 +26,7 @@ mod exposition;
 mod guard;
 mod negotiation;
 mod page;
+mod relay;
 mod reload;
 mod seats;
 mod server;
@@ -88,6 +89,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/api/v1/targets", get(api::targets))
         .route("/api/v1/targets/{id}", get(api::target))
         .route("/api/v1/events", get(events::events))
+        .route("/api/v1/relay/clients", get(relay::clients))
         .route("/api/v1/openapi.json", get(api::description))
         .route("/metrics", get(exposition::exposition))
         .route("/-/healthy", get(async || "rttscope is healthy.\n"))

@@ -12,6 +12,7 @@ mod exposition;
 mod moment;
 mod packed;
 mod protobuf;
+mod relay;
 mod reload;
 mod tcp_info;
 mod text;
@@ -20,7 +21,7 @@ mod web;
 mod writer;
 
 use crate::host::ProcessUsage;
-use crate::sample::{CheckCounters, EchoCounters, ProbeCounters};
+use crate::sample::{CheckCounters, EchoCounters, ProbeCounters, RelayCounters, UpstreamCounters};
 use crate::stats::slo::SloSnapshot;
 use crate::tcp_info::Member;
 use crate::time::seconds;
@@ -28,13 +29,13 @@ use crate::time::seconds;
 pub use self::exposition::Exposition;
 pub use self::writer::Format;
 
-use self::moment::{Check, Echo, Probe, Program, Worker};
+use self::moment::{Check, Echo, Probe, Program, Relay, Upstream, Worker};
 use self::writer::{Out, Value};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
     let flows = FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES);
-    flows.chain(web::FAMILIES).chain(reload::FAMILIES)
+    flows.chain(relay::FAMILIES).chain(web::FAMILIES).chain(reload::FAMILIES)
 }
 
 /// What is written of probes, of the responder and of the program.
@@ -401,6 +402,11 @@ enum Read {
     CheckSlo(fn(&SloSnapshot, &mut Out<'_>)),
     Echo(fn(&Echo, &mut Out<'_>)),
     EchoCounter(fn(&EchoCounters) -> u64),
+    Relay(fn(&Relay, &mut Out<'_>)),
+    RelayCounter(fn(&RelayCounters) -> u64),
+    Upstream(fn(&Upstream, &mut Out<'_>)),
+    UpstreamCounter(fn(&UpstreamCounters) -> u64),
+    UpstreamSides(relay::SidesOf),
     Worker(fn(&Worker, &mut Out<'_>)),
     Program(fn(&Program, &mut Out<'_>)),
     Process(fn(&ProcessUsage) -> Option<Value>),

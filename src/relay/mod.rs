@@ -5,7 +5,9 @@ pub mod balance;
 pub mod proxy_protocol;
 
 mod connection;
+mod health;
 mod settings;
 
 pub use connection::{Action, Connection, Measured, Out, Relay};
+pub use health::Health;
 pub use settings::{RelaySettings, Upstream, UpstreamNews};

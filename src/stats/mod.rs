@@ -155,6 +155,19 @@ impl Stats {
         self.lock().relays.retain(|kept| !Arc::ptr_eq(kept, series));
     }
 
+    /// Whether there is a relay.
+    #[must_use]
+    pub fn has_relay(&self) -> bool {
+        !self.lock().relays.is_empty()
+    }
+
+    /// The listeners of the relay now.
+    #[must_use]
+    pub fn relays(&self) -> Vec<RelaySnapshot> {
+        let relays = self.lock().relays.clone();
+        relay::listeners(&relays)
+    }
+
     /// The clients of each listener of the relay that moved the most, most first.
     #[must_use]
     pub fn relay_clients(&self) -> Vec<(String, Vec<ClientSnapshot>)> {

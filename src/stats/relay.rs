@@ -47,7 +47,7 @@ pub struct RelaySnapshot {
 pub struct UpstreamSnapshot {
     /// The `upstream` label.
     pub upstream: String,
-    /// What was counted; `up` and `draining` are how many workers say so.
+    /// What was counted; it is `up` if all workers say so, and draining if one does.
     pub counters: UpstreamCounters,
     /// From the attempt that succeeded until it did.
     pub connect: Option<HistogramSnapshot>,
@@ -167,7 +167,11 @@ impl UpstreamSnapshot {
     fn add(&mut self, other: &Self) {
         let (mine, theirs) = (self.counters.to_words(), other.counters.to_words());
         let sum = std::array::from_fn(|word| mine[word] + theirs[word]);
-        self.counters = UpstreamCounters::from_words(sum);
+        self.counters = UpstreamCounters {
+            up: self.counters.up.min(other.counters.up),
+            draining: self.counters.draining.max(other.counters.draining),
+            ..UpstreamCounters::from_words(sum)
+        };
         let both = |mine: &Option<_>, theirs: &Option<_>| {
             HistogramSnapshot::merged(mine.iter().chain(theirs))
         };
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(connections, [101, 10]);
         let [first, second] = &relays[0].upstreams[..] else { panic!("{relays:?}") };
         assert_eq!((first.counters, &first.connect), (UpstreamCounters::default(), &None));
-        assert_eq!((second.counters.connections, second.counters.up), (101, 2));
+        assert_eq!((second.counters.connections, second.counters.up), (101, 1));
         assert_eq!(second.connect.as_ref().unwrap().sum_ns, 101);
         assert_eq!(second.first_byte.as_ref().unwrap().count, 2);
         let rtt: Vec<_> = second.rtt.iter().map(|(side, rtt)| (*side, rtt.sum_ns)).collect();

@@ -124,6 +124,10 @@ mod rules;
 mod dashboards;
 /// `rttscope run`: a configuration file that changes.
 mod agent;
+/// `rttscope relay`: what it passes on, and what it tells.
+mod relay;
+/// The defects of Monkey D. TCP, each by its number.
+mod relay_defects;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

@@ -3,6 +3,7 @@
 
 mod module;
 mod raw;
+mod relay;
 pub mod schema;
 mod settings;
 
@@ -139,6 +140,7 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let measuring = settings::measuring(&raw.measuring.unwrap_or_default(), complaints);
     let serve = raw.serve.and_then(|serve| settings::serve(&serve, complaints));
+    let relay = raw.relay.and_then(|raw| relay::section(raw, complaints));
     let web = settings::web(raw.web.unwrap_or_default(), folder, complaints);
     let log = settings::log(&raw.log.unwrap_or_default(), complaints);
     let limits = raw.limits.unwrap_or_default();
@@ -161,6 +163,7 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     }
     let agent = AgentSection { file: path.to_owned(), modules, targets, targets_max };
     Config {
+        relay,
         serve,
         probe: None,
         agent: Some(agent),

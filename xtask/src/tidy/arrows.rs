@@ -6,13 +6,20 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 23] = [
+const ARROWS: [(&str, Names); 24] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
     (
         "checker",
         Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
+    ),
+    (
+        "relayer",
+        Names::Only(&[
+            "check", "config", "event", "relay", "sample", "schedule", "stats", "sys", "time",
+            "worker",
+        ]),
     ),
     ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "rules", "sample", "sys", "time"])),
