@@ -128,6 +128,8 @@ struct App {
     lookups: Arc<Semaphore>,
     output: Option<Output>,
     web: Option<Web>,
+    /// What `/-/ready` says.
+    ready: Arc<AtomicBool>,
 }
 
 /// What workers are made from.
@@ -214,6 +216,7 @@ impl App {
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
             web,
+            ready,
         };
         if let Some(relay) = &config.relay {
             app.relay = Some(Relay::start(relay, &config.measuring, Arc::clone(&app.stats))?);
@@ -227,7 +230,7 @@ impl App {
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
-        ready.store(true, Ordering::Release);
+        app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)
     }
@@ -338,6 +341,8 @@ impl App {
     /// last word is written.
     async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         sys::supervisor::stopping();
+        // Whoever sends us new work should stop.
+        self.ready.store(false, Ordering::Release);
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),
