@@ -152,6 +152,12 @@ impl Relay {
         self.settings.proxy_out.is_some()
     }
 
+    /// Whether clients begin with a PROXY header.
+    #[must_use]
+    pub const fn expects_header(&self) -> bool {
+        self.settings.proxy_in
+    }
+
     /// What was counted so far.
     #[must_use]
     pub const fn counters(&self) -> &RelayCounters {
@@ -289,6 +295,12 @@ impl Connection {
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
+    }
+
+    /// Who connected, as far as that is known.
+    #[must_use]
+    pub const fn client(&self) -> SocketAddr {
+        self.client
     }
 
     /// Its upstream, once both sides are joined.

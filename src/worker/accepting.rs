@@ -1,4 +1,4 @@
-//! The responder's listener of a worker: sockets that were accepted go in, flows that answer on
+//! The listeners of a worker, above all the responder's: sockets that were accepted go in, flows that answer on
 //! them come out.
 
 use std::io;
@@ -30,7 +30,10 @@ impl Turn {
         }
     }
 
-    pub(super) fn accepted(&mut self, socket: Socket, at: Now) {
+    pub(super) fn accepted(&mut self, listener: FlowId, socket: Socket, at: Now) {
+        if let Some(&mut Flow::RelayListener { relay, .. }) = self.table.flow(listener) {
+            return self.relay_accepted(relay, socket, at);
+        }
         let Some(answering) = &mut self.table.answering else { return };
         if answering.responder.admit() {
             let echo = Flow::Echo(Echo::new(&answering.responder, at));
@@ -44,6 +47,9 @@ impl Turn {
     }
 
     pub(super) fn accept_failed(&mut self, flow: FlowId, error: &io::Error, at: Now) {
+        if let Some(&mut Flow::RelayListener { relay, .. }) = self.table.flow(flow) {
+            return self.relay_accept_failed(flow, relay, error, at);
+        }
         tracing::warn!(%error, "could not accept; pausing (raise the limit of open files?)");
         if let Some(answering) = &mut self.table.answering {
             answering.responder.accept_failed();

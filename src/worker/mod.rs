@@ -7,6 +7,7 @@
 
 mod accepting;
 pub mod noise;
+mod relaying;
 mod sampling;
 mod sweeping;
 mod table;
@@ -26,7 +27,7 @@ use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
 use crate::probe::ProbeSettings;
 use crate::relay::{RelaySettings, UpstreamNews};
-use crate::sample::{CheckSample, ConnectionSample, Sample, UpstreamId};
+use crate::sample::{CheckSample, CloseReason, ConnectionSample, Sample, UpstreamId};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
@@ -103,6 +104,10 @@ pub enum Change {
     Relay(Box<NewRelay>),
     /// Something was learnt of an upstream of a relay.
     Upstream(TargetId, UpstreamId, UpstreamNews),
+    /// A relay accepts no more; it has finished once the connections that it has are over.
+    DrainRelay(TargetId),
+    /// A relay accepts no more and ends the connections that it has, for this reason.
+    EndRelay(TargetId, CloseReason),
     /// A target's name was resolved (`None`: it could not be).
     Resolved(TargetId, Option<Vec<SocketAddr>>),
     /// Probe or check this target no longer: its connection is closed at once.

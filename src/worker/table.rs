@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
+use super::relaying::{Relayed, Relays};
 use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::mix::BuildMix;
 use crate::probe::Probe;
-use crate::sample::{CheckOutcome, CheckSample};
+use crate::sample::{CheckOutcome, CheckSample, Side};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, TcpInfoWriter};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::tcp_info::Raw;
@@ -26,6 +27,7 @@ pub(super) struct Table {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) answering: Option<Answering>,
+    pub(super) relays: Relays,
     /// The attempt of each flow and place.
     attempts: HashMap<(FlowId, u32), FlowId, BuildMix>,
 }
@@ -35,7 +37,18 @@ pub(super) enum Flow {
     Vacant,
     /// Accepts again at this moment, if accepting failed.
     Listener(Option<Mono>),
+    /// The listener of the relay in this place; accepts again at this moment, if accepting failed.
+    RelayListener {
+        relay: usize,
+        resume_at: Option<Mono>,
+    },
     Echo(Echo),
+    /// A client that is relayed.
+    Relay(Box<Relayed>),
+    /// The upstream of a relayed client.
+    Upstream {
+        owner: FlowId,
+    },
     Probe(Box<Probing>),
     Watch(Box<Watching>),
     Sweep(Box<Sweeping>),
@@ -100,14 +113,24 @@ impl Table {
         }
     }
 
+    /// Whose side of a relayed connection a flow is, if it is one.
+    pub(super) fn relayed(&self, flow: FlowId) -> Option<(FlowId, Side)> {
+        match self.flows.get(flow.index())? {
+            Flow::Relay(_) => Some((flow, Side::Client)),
+            Flow::Upstream { owner } => Some((*owner, Side::Upstream)),
+            _ => None,
+        }
+    }
+
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
         match self.flow(flow)? {
             Flow::Probe(probing) => probing.probe.deadline(),
             Flow::Watch(watching) => watching.watch.deadline(),
             Flow::Sweep(sweeping) => sweeping.sweep.deadline(),
             Flow::Echo(echo) => echo.deadline(),
-            Flow::Listener(resume_at) => *resume_at,
-            Flow::Vacant | Flow::Attempt { .. } => None,
+            Flow::Listener(resume_at) | Flow::RelayListener { resume_at, .. } => *resume_at,
+            Flow::Relay(relayed) => relayed.connection.deadline(),
+            Flow::Vacant | Flow::Upstream { .. } | Flow::Attempt { .. } => None,
         }
     }
 

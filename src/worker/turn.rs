@@ -11,6 +11,7 @@ use crate::check::Watch;
 use crate::check::sweep::SweepTarget;
 use crate::event::{Action, Answer, Event, Failure, FlowId};
 use crate::probe::Probe;
+use crate::sample::{CloseReason, Side};
 use crate::stats::{TcpInfoWriter, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
 use crate::time::{Mono, Now};
@@ -34,6 +35,8 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
         turn.complete();
         turn.wake_due(seen_until);
         turn.sample_tcp_info();
+        turn.sample_relays();
+        turn.publish_relays();
     }
     turn.abandon();
 }
@@ -87,7 +90,12 @@ impl Turn {
                 }
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 // CORE's next commit; nobody sends these yet.
-                Ok(Change::Relay(_) | Change::Upstream(..)) => {}
+                Ok(Change::Relay(new)) => self.add_relay(*new),
+                Ok(Change::Upstream(relay, upstream, news)) => {
+                    self.tell_upstream(relay, upstream, &news);
+                }
+                Ok(Change::DrainRelay(relay)) => self.drain_relay(relay),
+                Ok(Change::EndRelay(relay, reason)) => self.end_relay(relay, reason),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Remove(target)) => self.remove(target),
                 Ok(Change::Finish) => self.finish(),
@@ -157,7 +165,7 @@ impl Turn {
 
     fn remove(&mut self, target: TargetId) {
         let Ok(place) = self.by_target.binary_search_by_key(&target, |(known, _)| *known) else {
-            return;
+            return self.end_relay(target, CloseReason::Stopped);
         };
         let (_, flow) = self.by_target.remove(place);
         let now = clock::now();
@@ -176,6 +184,7 @@ impl Turn {
     }
 
     fn finish(&mut self) {
+        self.drain_relays();
         for at in 0..self.by_target.len() {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
@@ -205,6 +214,7 @@ impl Turn {
             self.apply(flow, now);
         }
         self.table.publish_answering();
+        self.abandon_relays();
     }
 
     /// Hands every completion to its flow.
@@ -213,16 +223,22 @@ impl Turn {
             let Some(completion) = self.io.next_completion() else { return };
             let (flow, at) = (completion.flow, completion.at);
             match completion.event {
-                IoEvent::Flow(event) => {
-                    self.table.take_event(flow, event, at);
-                    self.apply(flow, at);
-                }
+                IoEvent::Flow(event) => match self.table.relayed(flow) {
+                    None => {
+                        self.table.take_event(flow, event, at);
+                        self.apply(flow, at);
+                    }
+                    Some((owner, side)) => {
+                        self.table.take_relay_event(owner, side, event, at);
+                        self.apply_relayed(owner, at);
+                    }
+                },
                 IoEvent::Answered(answer) => {
                     if let Some((owner, place)) = self.table.end_attempt(flow) {
                         self.step(owner, Event::Answered { place, answer }, at);
                     }
                 }
-                IoEvent::Accepted(socket) => self.accepted(socket, at),
+                IoEvent::Accepted(socket) => self.accepted(flow, socket, at),
                 IoEvent::AcceptFailed(error) => self.accept_failed(flow, &error, at),
             }
         }
@@ -256,9 +272,16 @@ impl Turn {
     }
 
     fn wake(&mut self, flow: FlowId, seen_until: Mono, at: Now) {
-        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
-            *resume_at = None;
-            self.io.resume_accepting(flow);
+        match self.table.flow(flow) {
+            Some(Flow::Listener(resume_at) | Flow::RelayListener { resume_at, .. }) => {
+                *resume_at = None;
+                self.io.resume_accepting(flow);
+            }
+            Some(Flow::Relay(_)) => {
+                self.table.take_relay_event(flow, Side::Client, Event::Due(seen_until), at);
+                return self.apply_relayed(flow, at);
+            }
+            _ => {}
         }
         self.step(flow, Event::Due(seen_until), at);
     }
@@ -432,7 +455,7 @@ impl Turn {
 }
 
 impl Outlets {
-    fn report(&self, target: TargetId, finished: Finished) {
+    pub(super) fn report(&self, target: TargetId, finished: Finished) {
         let Some(samples) = &self.samples else { return };
         if let Err(TrySendError::Full(_)) = samples.try_send((target, finished)) {
             self.stats.count_report_samples_dropped(1);

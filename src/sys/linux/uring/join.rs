@@ -14,7 +14,7 @@ use socket2::Socket;
 use super::buffers::{BufferRing, Group};
 use super::connection::{Connection, Op};
 use super::{NONE, Uring, place};
-use crate::event::FlowId;
+use crate::event::{Failure, FlowId};
 use crate::sys::io::Ready;
 use crate::sys::{RELAY_BUFFER_BYTES, failure, socket};
 
@@ -40,11 +40,13 @@ pub(super) struct Joined {
     read_ended: bool,
     /// FIN was written.
     write_ended: bool,
+    /// It has ended, which is told once the kernel has said how much of `lent` the other one got.
+    failed: Option<Failure>,
 }
 
 impl Joined {
     const fn new(peer: u32) -> Self {
-        Self { peer, lent: None, read_ended: false, write_ended: false }
+        Self { peer, lent: None, read_ended: false, write_ended: false, failed: None }
     }
 
     /// The pool's buffer that it has.
@@ -136,7 +138,7 @@ impl Uring {
     pub(super) fn arm_read(&mut self, key: u32) -> io::Result<()> {
         let Some(connection) = self.connection(key) else { return Ok(()) };
         let Some(joined) = &connection.joined else { return Ok(()) };
-        if connection.receiving || joined.read_ended {
+        if connection.receiving || joined.read_ended || joined.failed.is_some() {
             return Ok(());
         }
         let peer = joined.peer;
@@ -209,6 +211,8 @@ impl Uring {
         }
         let connection = self.connection(key)?;
         let peer = connection.joined.as_ref()?.peer;
+        self.fail_at_last(peer);
+        let connection = self.connection(key)?;
         if connection.sent < connection.sending.len() {
             let pushed = self.push_send(key);
             self.fail_on_error(key, pushed);
@@ -220,6 +224,27 @@ impl Uring {
             self.fail_on_error(peer, armed);
         }
         (bytes > 0).then_some((Ready::Moved { read: 0, written: bytes }, 0))
+    }
+
+    /// Puts the news off that a connection has ended, while the kernel sends to the other one what
+    /// it had sent: that takes no time, and is to be counted.
+    pub(super) fn puts_off(&mut self, key: u32, failure: Failure) -> bool {
+        let joined = self.connection(key).and_then(|connection| connection.joined.as_ref());
+        let Some(peer) = joined.map(|joined| joined.peer) else { return false };
+        let joined = self.connection(peer).and_then(|connection| connection.joined.as_ref());
+        let waits = joined.is_some_and(|joined| joined.lent.is_some() && joined.failed.is_none());
+        if waits && let Some(joined) = self.connection(key).and_then(|it| it.joined.as_mut()) {
+            joined.failed.get_or_insert(failure);
+        }
+        waits
+    }
+
+    /// Tells what was put off, if something was.
+    fn fail_at_last(&mut self, key: u32) {
+        let joined = self.connection(key).and_then(|connection| connection.joined.as_ref());
+        if let Some(failure) = joined.and_then(|joined| joined.failed) {
+            self.fail(key, failure);
+        }
     }
 
     /// Once all that a connection sent before its FIN was written, FIN is.

@@ -366,6 +366,9 @@ impl Uring {
 
     /// Ends a connection and tells its flow.
     fn fail(&mut self, key: u32, failure: Failure) {
+        if self.puts_off(key, failure) {
+            return;
+        }
         if let Some(connection) = self.connection(key) {
             let flow = connection.flow;
             let told = match connection.check {
@@ -384,6 +387,7 @@ impl Uring {
         connection.closing = true;
         let Connection { flow, outstanding, check, resetting, .. } = *connection;
         let (fd, connecting) = (connection.fd(), connection.armed[Op::Connect.index()]);
+        let connection_listens = connection.armed[Op::Accept.index()] != 0;
         self.by_flow[flow.index()] = NONE;
         // The key may soon be another connection's.
         self.rearm.retain(|&waiting| waiting != key);
@@ -396,9 +400,11 @@ impl Uring {
             self.free_if_idle(key);
             return;
         }
-        // A FIN would complete the handshake of a check; its RST leaves with the socket.
+        // A FIN would complete the handshake of a check; its RST leaves with the socket. A
+        // listener may be shared with other processes, which are to go on accepting.
+        let keeps_open = resetting || connection_listens;
         if let (Some(connection), None, false) =
-            (self.connections[place(key)].as_deref(), check, resetting)
+            (self.connections[place(key)].as_deref(), check, keeps_open)
         {
             // Not connected (yet) is no error here.
             let _ = connection.socket.shutdown(std::net::Shutdown::Both);
