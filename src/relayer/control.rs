@@ -13,6 +13,7 @@ use super::crew::Crew;
 use super::{Ended, Order, Snapshots, Wish};
 use crate::config::limits;
 use crate::relay::UpstreamNews;
+use crate::sample::CloseReason;
 use crate::stats::{RelaySnapshot, Stats};
 use crate::sys::clock;
 use crate::time::Mono;
@@ -88,7 +89,7 @@ impl Control {
                 () = until(end_at) => break,
             }
         }
-        self.end(died)
+        self.end(died, end_at.is_some())
     }
 
     /// Accepts no more, and lets those that are connected finish.
@@ -107,8 +108,18 @@ impl Control {
         }
     }
 
-    fn end(&mut self, died: bool) -> Ended {
+    fn end(&mut self, died: bool, in_order: bool) -> Ended {
         let cut = self.active();
+        if in_order {
+            for (worker, relay) in self
+                .crew
+                .relaying
+                .iter()
+                .flat_map(|worker| self.crew.relays.iter().map(move |relay| (worker, *relay)))
+            {
+                worker.change(Change::EndRelay(relay, CloseReason::GraceOver));
+            }
+        }
         self.crew.stop();
         self.show();
         let relays = self.stats.relays();
