@@ -21,9 +21,12 @@ fn read_to_end(mut stream: &TcpStream) -> Vec<u8> {
     all
 }
 
-/// Nobody listens here.
-fn nobody() -> SocketAddr {
-    listener().1
+/// Nobody listens here, and nobody else will while the socket is kept.
+fn nobody() -> (Socket, SocketAddr) {
+    let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let at = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, at)
 }
 
 /// Reads until a reset.
@@ -94,7 +97,8 @@ fn every_byte_is_counted_while_the_connection_lives() {
 fn an_upstream_that_refuses_is_replaced_and_nobody_notices() {
     on_every_backend(|backend| {
         let (listener, to) = listener();
-        let rig = Rig::start(backend, settings(&[nobody(), to]));
+        let (_kept, dead) = nobody();
+        let rig = Rig::start(backend, settings(&[dead, to]));
         for number in 1..=4 {
             let client = rig.connect();
             let upstream = accept(&listener);
@@ -112,7 +116,8 @@ fn an_upstream_that_refuses_is_replaced_and_nobody_notices() {
 #[test]
 fn without_any_upstream_the_client_is_told_and_it_is_counted() {
     on_every_backend(|backend| {
-        let rig = Rig::start(backend, settings(&[nobody(), nobody()]));
+        let kept = [nobody(), nobody()];
+        let rig = Rig::start(backend, settings(&kept.each_ref().map(|(_, at)| *at)));
         assert_reset(&rig.connect());
         let over = rig.wait_until("over", |snapshot| closed(&snapshot.counters) == 1);
         assert_eq!(over.counters.closed_connect_failed, 1);
@@ -126,10 +131,8 @@ fn without_any_upstream_the_client_is_told_and_it_is_counted() {
 #[test]
 fn an_upstream_that_does_not_answer_is_replaced_and_holds_up_nobody() {
     on_every_backend(|backend| {
-        let silent = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        silent.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let (silent, to_silent) = nobody();
         silent.listen(0).unwrap();
-        let to_silent = silent.local_addr().unwrap().as_socket().unwrap();
         let _fills_the_queue = TcpStream::connect(to_silent).unwrap();
         let (listener, to) = listener();
         let settings =
