@@ -163,9 +163,6 @@ impl App {
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
         checking::tell(&checks, &stats);
-        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
-            tracing::info!(capability = name, reason, "not available; measuring without");
-        }
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
             (_, Some(_)) => limits::TARGETS_MAX,
@@ -189,6 +186,9 @@ impl App {
             }
             None => (None, None),
         };
+        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
+            tracing::info!(capability = name, reason, "not available; measuring without");
+        }
         let (output, samples) = match &config.probe {
             Some(_) => Output::start(screen, Arc::clone(&stats), metrics_url)?,
             None => (None, None),
