@@ -87,8 +87,11 @@ impl Crew {
             news: News::default(),
             finished,
         };
-        crew.relay(section, sockets, &mut workshop)?;
-        crew.check(section, &mut workshop)?;
+        let relaying = crew.relay(section, sockets, &mut workshop);
+        if let Err(error) = relaying.and_then(|()| crew.check(section, &mut workshop)) {
+            crew.stop();
+            return Err(error);
+        }
         crew.news.relaying = crew.relaying.iter().map(Worker::remote).collect();
         Ok(crew)
     }
