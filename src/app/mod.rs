@@ -128,6 +128,8 @@ struct App {
     lookups: Arc<Semaphore>,
     output: Option<Output>,
     web: Option<Web>,
+    /// What `/-/ready` says.
+    ready: Arc<AtomicBool>,
 }
 
 /// What workers are made from.
@@ -161,9 +163,6 @@ impl App {
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
         checking::tell(&checks, &stats);
-        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
-            tracing::info!(capability = name, reason, "not available; measuring without");
-        }
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
             (_, Some(_)) => limits::TARGETS_MAX,
@@ -187,6 +186,9 @@ impl App {
             }
             None => (None, None),
         };
+        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
+            tracing::info!(capability = name, reason, "not available; measuring without");
+        }
         let (output, samples) = match &config.probe {
             Some(_) => Output::start(screen, Arc::clone(&stats), metrics_url)?,
             None => (None, None),
@@ -214,6 +216,7 @@ impl App {
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
             web,
+            ready,
         };
         if let Some(relay) = &config.relay {
             app.relay = Some(Relay::start(relay, &config.measuring, Arc::clone(&app.stats))?);
@@ -227,7 +230,7 @@ impl App {
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
-        ready.store(true, Ordering::Release);
+        app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)
     }
@@ -338,6 +341,8 @@ impl App {
     /// last word is written.
     async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         sys::supervisor::stopping();
+        // Whoever sends us new work should stop.
+        self.ready.store(false, Ordering::Release);
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),

@@ -119,7 +119,7 @@ async fn readiness(State(state): State<HttpState>) -> (StatusCode, &'static str)
     if state.ready.load(Ordering::Acquire) {
         (StatusCode::OK, "rttscope is ready.\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "rttscope is starting.\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "rttscope is starting or stopping.\n")
     }
 }
 

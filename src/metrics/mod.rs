@@ -310,7 +310,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "rttscope_report_samples_dropped_total",
         kind: Kind::Counter,
-        help: "Samples that the JSON writer was too slow for.",
+        help: "Samples that the JSON writer, or the log of relayed connections, was too slow for.",
         read: Read::Program(|now, out| out.whole(&[], now.report_samples_dropped)),
         ..PROGRAM
     },

@@ -13,6 +13,7 @@ use super::crew::Crew;
 use super::{Ended, Order, Snapshots, Wish};
 use crate::config::limits;
 use crate::relay::UpstreamNews;
+use crate::sample::CloseReason;
 use crate::stats::{RelaySnapshot, Stats};
 use crate::sys::clock;
 use crate::time::Mono;
@@ -41,7 +42,7 @@ impl Control {
         // Each thread tells of each listener.
         let mut unfinished = self.crew.series.len();
         let mut end_at = None::<Mono>;
-        let mut died = false;
+        let (mut died, mut reason) = (false, CloseReason::GraceOver);
         loop {
             tokio::select! {
                 biased;
@@ -58,7 +59,10 @@ impl Control {
                             end_at = end_at.map(|end_at| end_at.min(sooner));
                         }
                         // Nobody can wish for anything any more, or wants it at once.
-                        _ => break,
+                        _ => {
+                            reason = CloseReason::Stopped;
+                            break;
+                        }
                     }
                 }
                 report = self.crew.reports.recv() => match report {
@@ -72,7 +76,7 @@ impl Control {
                         self.crew.names.hurry(check, clock::mono());
                     }
                     Some(Report::Died) | None => {
-                        died = true;
+                        (died, reason) = (true, CloseReason::Stopped);
                         break;
                     }
                 },
@@ -88,7 +92,7 @@ impl Control {
                 () = until(end_at) => break,
             }
         }
-        self.end(died)
+        self.end(died, reason)
     }
 
     /// Accepts no more, and lets those that are connected finish.
@@ -107,8 +111,13 @@ impl Control {
         }
     }
 
-    fn end(&mut self, died: bool) -> Ended {
+    fn end(&mut self, died: bool, reason: CloseReason) -> Ended {
         let cut = self.active();
+        for worker in &self.crew.relaying {
+            for &relay in &self.crew.relays {
+                worker.change(Change::EndRelay(relay, reason));
+            }
+        }
         self.crew.stop();
         self.show();
         let relays = self.stats.relays();
@@ -166,7 +175,8 @@ impl Control {
 
     /// Shows the state to whoever watches.
     fn show(&self) {
-        if self.snapshots.receiver_count() > 0 {
+        // The relay itself keeps one, to give others.
+        if self.snapshots.receiver_count() > 1 {
             let now: Snapshots = self.stats.relays().into();
             self.snapshots.send_if_modified(|shown| {
                 let others = *shown != now;

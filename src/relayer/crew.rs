@@ -41,6 +41,8 @@ pub(super) struct Crew {
     pub(super) reports: mpsc::Receiver<Report>,
     /// Where clients connect, in the order of the configuration.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The numbers of the listeners.
+    pub(super) relays: Vec<TargetId>,
     /// What the threads measure into.
     pub(super) series: Vec<Arc<RelaySeries>>,
     pub(super) news: News,
@@ -80,12 +82,16 @@ impl Crew {
             names,
             reports: incoming,
             addresses: sockets.iter().map(|(address, _)| *address).collect(),
+            relays: (0..).map(TargetId).take(section.listeners.len()).collect(),
             series: Vec::new(),
             news: News::default(),
             finished,
         };
-        crew.relay(section, sockets, &mut workshop)?;
-        crew.check(section, &mut workshop)?;
+        let relaying = crew.relay(section, sockets, &mut workshop);
+        if let Err(error) = relaying.and_then(|()| crew.check(section, &mut workshop)) {
+            crew.stop();
+            return Err(error);
+        }
         crew.news.relaying = crew.relaying.iter().map(Worker::remote).collect();
         Ok(crew)
     }

@@ -323,3 +323,6 @@ impl Ended {
         self.died
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,7 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub event_losses: Option<(u64, u64)>,
     /// The process; empty unless the caller of [`Stats::snapshot`] fills it in.
     pub process: ProcessUsage,
-    /// Samples that the JSON writer was too slow for.
+    /// Samples that the JSON writer, or the log of relayed connections, was too slow for.
     pub report_samples_dropped: u64,
     /// Log lines that standard error was too slow for, or closed to.
     pub log_lines_dropped: u64,

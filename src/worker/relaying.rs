@@ -94,6 +94,8 @@ impl Turn {
         if let Some((_, relaying)) = self.table.relays.find(relay) {
             relaying.relay.news(upstream, news);
         }
+        // The thread may have nothing else to do for long.
+        self.publish_relays();
     }
 
     /// Accepts no more; the connections that there are may finish.

@@ -71,7 +71,7 @@ impl Image {
             }
         }
         let mut words = filters.join(" ");
-        for left_out in &LEFT_OUT {
+        for left_out in LEFT_OUT {
             write!(words, " --skip {}", left_out.name)?;
         }
         let init = INIT.replace("INSERTS", &inserts).replace("WORDS", &words);
