@@ -22,7 +22,7 @@ use crate::event::Ending;
 use crate::relay::balance::Policy;
 use crate::relay::proxy_protocol::Version;
 use crate::relay::{Health, RelaySettings, Upstream};
-use crate::sample::{Method, UpstreamId};
+use crate::sample::{Method, UpstreamCounters, UpstreamId};
 use crate::schedule;
 use crate::stats::slo::Objectives;
 use crate::stats::{CheckSeries, RelaySeries, Stats, WorkerSeries};
@@ -117,6 +117,7 @@ impl Crew {
             let options = Arc::new(listener.socket.clone());
             for (number, (worker, socket)) in self.relaying.iter().zip(sockets).enumerate() {
                 let series = RelaySeries::new(label.clone(), upstreams.iter().cloned());
+                show_start(&series, listener);
                 let series = workshop.stats.add_relay(series);
                 self.series.push(Arc::clone(&series));
                 worker.change(Change::Relay(Box::new(NewRelay {
@@ -254,6 +255,15 @@ impl Workshop<'_> {
         };
         let series = self.stats.add_worker(WorkerSeries::new(name));
         Worker::start(options, outlets, series).map_err(RelayError::Thread)
+    }
+}
+
+/// What a scrape sees before the thread has begun: nobody is down yet.
+fn show_start(series: &RelaySeries, listener: &RelayListener) {
+    for (place, upstream) in listener.upstreams.iter().enumerate() {
+        let draining = u64::from(upstream.drain);
+        let counters = UpstreamCounters { up: 1, draining, ..UpstreamCounters::default() };
+        series.publish_upstream(UpstreamId::at(place), &counters);
     }
 }
 
