@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::shell;
+use crate::{packages, shell};
 
 /// Which benches to run.
 #[derive(Args)]
@@ -30,6 +30,9 @@ pub fn run(options: &Options) -> Result<()> {
     let wanted = if options.names.is_empty() { &known } else { &options.names };
     for name in wanted {
         println!("\n== {name}");
+        if name == "relay" && packages::can_install() {
+            packages::require(&packages::BENCH_RELAY)?;
+        }
         let mut bench = shell::cargo(["bench", "--package", "rttscope", "--bench", name]);
         if !options.arguments.is_empty() {
             bench.arg("--").args(&options.arguments);
