@@ -123,6 +123,7 @@ impl Crew {
                 worker.change(Change::Relay(Box::new(NewRelay {
                     relay,
                     socket,
+                    is_only_ours: listener.listen != RelayListen::Systemd,
                     settings: settings(listener, &mut self.names, threads, number),
                     options: Arc::clone(&options),
                     series,
@@ -308,6 +309,8 @@ fn listen_at(
 /// One socket that all threads accept from: nobody else may listen where systemd does.
 fn share(socket: Socket, threads: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let at = local_address(&socket)?;
+    // io_uring does not wait at a socket that must not block; readiness says so itself.
+    socket.set_nonblocking(false)?;
     let mut sockets = Vec::with_capacity(threads);
     for _ in 1..threads {
         sockets.push(socket.try_clone()?);

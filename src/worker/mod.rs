@@ -149,6 +149,8 @@ pub struct NewRelay {
     pub relay: TargetId,
     /// Where clients connect to.
     pub socket: Socket,
+    /// Nobody else accepts from this socket: whoever waits there is accepted before it is closed.
+    pub is_only_ours: bool,
     /// How they are relayed.
     pub settings: RelaySettings,
     /// Options of the sockets to upstreams.
