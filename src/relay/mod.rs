@@ -7,7 +7,9 @@ pub mod proxy_protocol;
 mod connection;
 mod health;
 mod settings;
+mod shared;
 
-pub use connection::{Action, Connection, Measured, Out, Relay};
+pub use connection::{Action, Connection, Measured, Out};
 pub use health::Health;
 pub use settings::{RelaySettings, Upstream, UpstreamNews};
+pub use shared::Relay;
