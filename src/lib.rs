@@ -85,6 +85,7 @@ pub mod loss;
 pub mod dial;
 pub mod mix;
 pub mod tcp_info;
+pub mod mesh;
 
 pub mod probe;
 pub mod echo;
@@ -103,6 +104,7 @@ pub mod http;
 pub mod report;
 
 pub mod config;
+pub mod discovery;
 pub mod rules;
 pub mod log;
 pub mod cli;

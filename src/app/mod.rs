@@ -3,6 +3,7 @@
 
 mod agent;
 mod checking;
+mod discovered;
 mod doctor;
 mod info;
 mod output;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use self::agent::{Agent, next_reread};
+use self::agent::{Agent, next_news};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
@@ -83,7 +84,7 @@ fn run_logged(
     let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(lookups_max(config))
+        .max_blocking_threads(lookups_max(config) + READERS_MAX)
         .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
@@ -174,7 +175,10 @@ impl App {
                 let (rereads, requests) = reload::follow(&agent.file)?;
                 (Some(rereads), Some(requests))
             }
-            None => (None, None),
+            None => {
+                reload::ignore()?;
+                (None, None)
+            }
         };
         // Two reports of every target fit, and a death of every worker.
         let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
@@ -218,13 +222,9 @@ impl App {
             web,
             ready,
         };
-        if let Some(relay) = &config.relay {
-            app.relay = Some(Relay::start(relay, &config.measuring, Arc::clone(&app.stats))?);
-        }
-        let mut answering_at = None;
-        if let Some(serve) = &config.serve {
-            answering_at = Some(app.serve(serve, &mut workshop)?);
-        }
+        app.relay = relay(config, &app.stats)?;
+        let serve = config.serve.as_ref();
+        let answering_at = serve.map(|serve| app.serve(serve, &mut workshop)).transpose()?;
         if let Some(probe) = &config.probe {
             app.probe(probe, answering_at, checks, &mut workshop)?;
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
@@ -267,8 +267,8 @@ impl App {
                 () = next(alive.as_mut()) => sys::supervisor::alive(),
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
-                reread = next_reread(&mut self.agent) => self.reread(reread),
-                _ = ended(self.relay.as_mut()) => break End::WorkerDied,
+                news = next_news(&mut self.agent) => self.hear(news),
+                () = ended(self.relay.as_mut()) => break End::WorkerDied,
                 report = self.reports.recv(), if self.measures() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
@@ -417,6 +417,12 @@ impl Workshop<'_> {
     }
 }
 
+/// The relay, if there is to be one.
+fn relay(config: &Config, stats: &Arc<Stats>) -> Result<Option<Relay>> {
+    let Some(section) = &config.relay else { return Ok(None) };
+    Ok(Some(Relay::start(section, &config.measuring, Arc::clone(stats))?))
+}
+
 /// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
 /// goes first.
 fn step_back() {
@@ -468,6 +474,9 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
+/// Threads for files that are read and lists that are joined, besides those for lookups: a name
+/// server that hangs must not hold these up.
+const READERS_MAX: usize = 16;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.

@@ -235,6 +235,7 @@ impl App {
         let change = Change::Probe(Box::new(NewProbe {
             target: id,
             settings: probe_settings(&module.settings, &target.address, id.index(), shared.stamps),
+            paths: module.settings.paths,
             options: Arc::clone(&shared.options),
             series: Arc::clone(&series),
         }));
@@ -289,7 +290,14 @@ fn objectives(probe: &ProbeSection) -> Objectives {
             SloClock::Application => ObjectiveClock::Application,
         },
     };
-    Objectives::new(probe.slos.iter().map(objective).collect())
+    let objectives = Objectives::new(probe.slos.iter().map(objective).collect());
+    match &probe.buckets {
+        None => objectives,
+        Some(ends) => {
+            let ends_ns: Vec<u64> = ends.iter().map(|&end| duration_ns(end)).collect();
+            objectives.with_buckets(&ends_ns)
+        }
+    }
 }
 
 /// An objective that only the kernel's times can judge, if there are none.

@@ -1,6 +1,7 @@
 //! From flags to meaning: each text through the parser of its setting, then the checks between
 //! settings, each complaint with its flag in front.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::args::{
@@ -201,9 +202,11 @@ pub(super) fn probe_section(
         count: optional("--count", flags.count.as_ref(), setting::count)?,
         duration: optional("--duration", flags.duration.as_ref(), setting::run_duration)?,
         wire,
+        paths: NonZeroU8::MIN,
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout, clock)?,
+        buckets: None,
         tcp_info: match flags.tcp_info.as_str() {
             "all" => TcpInfoChoice::All,
             "off" => TcpInfoChoice::Off,

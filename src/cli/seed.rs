@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -270,11 +271,13 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         count: None,
         duration: None,
         wire: WireChoice::Auto,
+        paths: NonZeroU8::MIN,
         padding_bytes: 0,
         socket: SocketOptions::default(),
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Quiet,
     }))
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use std::io::Write;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -55,11 +56,13 @@ fn prober(targets: &[&str]) -> ProbeSection {
         count: None,
         duration: None,
         wire: WireChoice::Auto,
+        paths: NonZeroU8::MIN,
         padding_bytes: 0,
         socket: SocketOptions::default(),
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Live,
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::discovery::Job;
 use super::file::check_label;
 use super::relay::same_but_drained;
 use super::{Config, ProbeSection, Target};
@@ -17,9 +18,11 @@ pub struct AgentSection {
     /// Where all of this was read, and is read again.
     pub file: PathBuf,
     /// The ways to probe, by name; at least one.
-    pub modules: BTreeMap<String, Arc<Module>>,
+    pub modules: Arc<BTreeMap<String, Arc<Module>>>,
     /// Whom to probe, with distinct names. May be empty.
     pub targets: Vec<Wanted>,
+    /// Where more of them come from.
+    pub discovery: Arc<[Job]>,
     /// Targets beyond this many are refused, whoever names them.
     pub targets_max: usize,
 }

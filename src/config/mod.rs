@@ -2,6 +2,7 @@
 //! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod agent;
+pub mod discovery;
 pub mod duration;
 pub mod file;
+pub mod mesh;
 pub mod nearest;
 pub mod relay;
 mod service;
@@ -84,6 +87,8 @@ pub struct ProbeSection {
     pub count: Option<u64>,
     /// Stop after this long.
     pub duration: Option<Duration>,
+    /// Connections to each target, which take turns.
+    pub paths: NonZeroU8,
     /// Which wire format to speak.
     pub wire: WireChoice,
     /// Bytes appended to a v3 frame.
@@ -92,6 +97,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly, with distinct names.
     pub slos: Vec<Slo>,
+    /// Ends of the classic buckets, the objectives' aside; the 1-2-5 steps if there are none.
+    pub buckets: Option<Vec<Duration>>,
     /// What is shown of the kernel's `TCP_INFO` of each connection.
     pub tcp_info: TcpInfoChoice,
     /// Check by half-open handshakes instead of echo probes, by this method.
@@ -389,6 +396,10 @@ pub mod limits {
     pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// Words, lists and maps in a configuration file: twenty for each target.
     pub const CONFIG_FILE_NODES_MAX: usize = 20 * TARGETS_MAX;
+    /// Connections to one target.
+    pub const PATHS_MAX: u8 = 64;
+    /// Ends of classic buckets that a module may have.
+    pub const BUCKETS_MAX: usize = 64;
     /// Modules of a configuration file.
     pub const MODULES_MAX: usize = 256;
     /// Mistakes of a configuration file that are told.

@@ -8,6 +8,7 @@ pub mod watched;
 
 mod check;
 mod clients;
+mod discovery;
 mod echo;
 mod probe;
 mod program;
@@ -26,6 +27,7 @@ use crate::host::{Capability, EventLosses, ProcessUsage};
 
 pub use self::check::{CheckSeries, CheckSnapshot};
 pub use self::clients::{ClientHandle, ClientSnapshot, Clients, ClientsWriter};
+pub use self::discovery::{DiscoverySeries, DiscoverySnapshot, ListSnapshot, SourceSnapshot};
 pub use self::echo::{EchoSeries, EchoSnapshot};
 pub use self::probe::{ProbeSeries, ProbeSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
@@ -68,6 +70,8 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub web: Option<WebSnapshot>,
     /// How reading the configuration file went; `None` without one.
     pub reload: Option<ReloadSnapshot>,
+    /// How discovery goes; `None` without an agent.
+    pub discovery: Option<DiscoverySnapshot>,
     /// Probed targets, in the order in which they were added.
     pub probes: Vec<P>,
     /// Targets of half-open checks, in the order in which they were added.
@@ -97,6 +101,7 @@ impl<P, C> Snapshot<P, C> {
             http_connections_refused: self.http_connections_refused,
             web: self.web,
             reload: self.reload,
+            discovery: self.discovery,
             probes: self.probes.into_iter().map(probe).collect(),
             checks: self.checks.into_iter().map(check).collect(),
             echoes: self.echoes,
@@ -233,6 +238,18 @@ impl Stats {
         Arc::clone(self.lock().reload.get_or_insert_default())
     }
 
+    /// Adds the agent's discovery, of which there is one.
+    pub fn add_discovery(&self) -> Arc<DiscoverySeries> {
+        Arc::clone(self.lock().discovery.get_or_insert_default())
+    }
+
+    /// How discovery goes; `None` without an agent.
+    #[must_use]
+    pub fn discovery(&self) -> Option<DiscoverySnapshot> {
+        let series = self.lock().discovery.clone();
+        series.map(|series| series.snapshot())
+    }
+
     /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
     /// memory of one glance, where [`Self::snapshot`] of many targets holds megabytes.
     pub fn lines<L>(
@@ -274,7 +291,7 @@ impl Stats {
     pub fn with_series(&self) -> Snapshot<Arc<ProbeSeries>, Arc<CheckSeries>> {
         let registered = self.lock().clone();
         let Registered { probes, checks, echoes, relays, workers, .. } = registered;
-        let Registered { capabilities, event_losses, web, reload, .. } = registered;
+        let Registered { capabilities, event_losses, web, reload, discovery, .. } = registered;
         Snapshot {
             build: BuildInfo::current(),
             capabilities,
@@ -288,6 +305,7 @@ impl Stats {
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             web: web.map(|series| series.snapshot()),
             reload: reload.map(|series| series.snapshot()),
+            discovery: discovery.map(|series| series.snapshot()),
             probes,
             checks,
             echoes: echo::listeners(&echoes),
@@ -313,6 +331,7 @@ struct Registered {
     event_losses: Vec<Arc<EventLosses>>,
     web: Option<Arc<WebSeries>>,
     reload: Option<Arc<ReloadSeries>>,
+    discovery: Option<Arc<DiscoverySeries>>,
 }
 
 /// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.

@@ -7,6 +7,7 @@
 
 mod accepting;
 pub mod noise;
+mod paths;
 mod relaying;
 mod sampling;
 mod sweeping;
@@ -15,6 +16,7 @@ mod turn;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -125,6 +127,8 @@ pub struct NewProbe {
     pub target: TargetId,
     /// How.
     pub settings: ProbeSettings,
+    /// By how many connections, which take turns.
+    pub paths: NonZeroU8,
     /// Options of its sockets.
     pub options: Arc<SocketOptions>,
     /// Where its measurements go.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
+use super::paths::Path;
 use super::relaying::{Relayed, Relays};
 use super::sweeping::Sweeping;
 use crate::check::Watch;
@@ -69,6 +70,8 @@ pub(super) struct Answering {
 pub(super) struct Probing {
     pub(super) target: TargetId,
     pub(super) probe: Probe,
+    /// Which of the target's connections this is.
+    pub(super) path: Path,
     pub(super) options: Arc<SocketOptions>,
     pub(super) series: Arc<ProbeSeries>,
     pub(super) told_finished: bool,

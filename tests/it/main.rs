@@ -51,6 +51,8 @@ mod servers;
 mod clients;
 /// A name server whose answers change.
 mod names;
+/// Web and name servers that answer as a test wants.
+mod sources;
 /// Targets that answer when nobody waits any more.
 mod late;
 /// Threads that burn the CPU at a better priority than ours.
@@ -124,6 +126,8 @@ mod rules;
 mod dashboards;
 /// `rttscope run`: a configuration file that changes.
 mod agent;
+/// Targets that files, URLs and name servers tell of, and a mesh.
+mod discovery;
 /// `rttscope relay`: what it passes on, and what it tells.
 mod relay;
 /// The defects of Monkey D. TCP, each by its number.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ReportMode, SloClock, WebListen, WireChoice, setting};
+use crate::config::{ReportMode, SloClock, TcpInfoChoice, WebListen, WireChoice, setting};
 use crate::sys::{ClockChoice, MethodChoice};
 
 fn good(text: &str) -> Config {
@@ -116,8 +116,8 @@ fn slips_are_told_with_their_place() {
     );
     check(
         "forward: {}",
-        &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, serve, \
-             relay, web, measuring, limits, log"],
+        &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, \
+          discovery, serve, relay, web, measuring, limits, log"],
     );
     check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
     check(
@@ -208,6 +208,112 @@ fn modules_must_make_sense() {
         &[
             ":1:42: clock kernel, but the module has none; write clock: application",
             ":1:54: the threshold is beyond the timeout of 800ms; write at most that",
+        ],
+    );
+}
+
+const DISCOVERY: &str = "
+modules: {a: {}, b: {}}
+discovery:
+- name: pods
+  module: a
+  dns_sd_configs: [{names: [x.example], type: A, port: 4000, refresh_interval: 5s}]
+  mesh: {self: '10.0.0.1:4000', scopes: [{name: all, peers: 3}]}
+- module: b
+  file_sd_configs: [{files: ['t/*.yml', /abs/x.json]}]
+  http_sd_configs: [{url: 'http://h/', tls_config: {ca_file: ca.pem}}]
+  relabel_configs: [{source_labels: [x], target_label: __module__}]
+";
+
+#[test]
+fn discovery_is_understood_and_its_paths_are_relative_to_the_file() {
+    let agent = good(DISCOVERY).agent.unwrap();
+    let [pods, second] = &agent.discovery[..] else { panic!("two") };
+    assert_eq!((pods.name.as_str(), pods.module.name.as_str()), ("pods", "a"));
+    assert_eq!((second.name.as_str(), second.module.name.as_str()), ("2", "b"));
+    assert_eq!(pods.mesh.as_ref().unwrap().scopes[0].peers, 3);
+    let files = second.file_sd_configs[0].files.iter().map(|file| file.path());
+    let expected = ["/etc/rttscope/t/*.yml", "/abs/x.json"].map(Path::new);
+    assert!(files.eq(expected));
+    let trust = &second.http_sd_configs[0].tls_config;
+    assert_eq!(trust.ca_file.as_deref(), Some(Path::new("/etc/rttscope/ca.pem")));
+    assert_eq!(second.relabel_configs.len(), 1);
+    assert_eq!(good(DISCOVERY).agent.unwrap().discovery, agent.discovery);
+}
+
+#[test]
+fn slips_of_discovery_are_told_with_their_place() {
+    let check_job = |job: &str, complaints: &[&str]| {
+        check(&format!("discovery:\n- {{{job}}}"), complaints);
+    };
+    check_job(
+        "",
+        &[":2:3: the discovery has no source; write e.g. file_sd_configs: [{files: [a.json]}]"],
+    );
+    check_job(
+        "file_sd_config: []",
+        &[":2:4: there is no key file_sd_config; write file_sd_configs"],
+    );
+    check_job("file_sd_configs: [{file: [a.json]}]", &[":2:23: there is no key file; write files"]);
+    check_job(
+        "dns_sd_configs: [{names: [a], typ: A}]",
+        &[":2:34: there is no key typ; write type"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], module: none",
+        &[":2:45: module: none is unknown; write echo"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], mesh: {self: h, scopes: []}",
+        &[":2:43: mesh: self h: has no port; write e.g. h:4000"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], mesh: {self: 'h:1', scopes: [], peers: 2}",
+        &[":2:69: there is no key peers; write self, labels, scopes"],
+    );
+    let twice = "{name: a, static_configs: [{}]}";
+    check(
+        &format!("discovery: [{twice}, {twice}]"),
+        &[":1:46: is the second discovery named a; write another name:"],
+    );
+}
+
+#[test]
+fn buckets_are_durations() {
+    let text = "defaults: {buckets: [1ms, 10us]}\nmodules: {a: {}, b: {buckets: []}}";
+    let agent = good(text).agent.unwrap();
+    let micros = |module: &str| {
+        let ends = agent.modules[module].settings.buckets.clone();
+        ends.map(|ends| ends.iter().map(Duration::as_micros).collect::<Vec<_>>())
+    };
+    assert_eq!((micros("a"), micros("b")), (Some(vec![1_000, 10]), Some(Vec::new())));
+    check(
+        "modules: {a: {buckets: [1ms, 0s, 7]}}",
+        &[
+            ":1:30: buckets 0s: must be at least 1ns; write e.g. buckets: [100us, 1ms]",
+            ":1:34: buckets 7: has no unit (ns, us, ms, s, m, h, d); write e.g. buckets: [100us, \
+             1ms]",
+        ],
+    );
+}
+
+#[test]
+fn paths_are_several_connections_of_echo_probes() {
+    let text = "defaults: {paths: 8}\nmodules: {a: {}, b: {paths: 1}, c: {prober: check}}";
+    let agent = good(text).agent.unwrap();
+    let of = |module: &str| {
+        let settings = &agent.modules[module].settings;
+        (settings.paths.get(), settings.tcp_info)
+    };
+    assert_eq!(of("a"), (8, TcpInfoChoice::Off));
+    assert_eq!(of("b"), (1, TcpInfoChoice::Default));
+    assert_eq!(of("c"), (1, TcpInfoChoice::Default));
+    check(
+        "modules: {a: {paths: 0}, b: {prober: check, paths: 2}, c: {paths: 2, tcp_info: all}}",
+        &[
+            ":1:22: paths 0: is no number of 1 to 64; write e.g. paths: 8",
+            ":1:52: paths is for prober: echo; leave it out",
+            ":1:80: tcp_info is of one connection, and the module has several; leave it out",
         ],
     );
 }
