@@ -21,10 +21,9 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rttscope::sys;
-use rttscope::sys::socket;
+use rttscope::sys::{self, clock, socket};
 use socket2::SockRef;
 
 use program::Program;
@@ -191,12 +190,12 @@ fn start(way: Way, upstream: SocketAddr) -> io::Result<Option<Running>> {
         return Ok(None);
     };
     let running = Running { way, to, process };
-    let patience = Instant::now() + Duration::from_secs(10);
+    let patience = clock::mono().after(Duration::from_secs(10));
     while running.connect().is_err() {
-        if Instant::now() > patience {
+        if clock::mono() > patience {
             return Err(io::Error::other(format!("{} does not listen", way.name())));
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::park_timeout(Duration::from_millis(10));
     }
     Ok(Some(running))
 }
@@ -237,11 +236,11 @@ fn round_trips(way: &Running, bytes: usize, count: usize) -> io::Result<[f64; 2]
     let (message, mut echo) = (vec![7; bytes], vec![0; bytes]);
     let mut took = Vec::with_capacity(count);
     for number in 0..count + count / 10 {
-        let begin = Instant::now();
+        let begin = clock::mono();
         stream.write_all(&message)?;
         stream.read_exact(&mut echo)?;
         if number >= count / 10 {
-            took.push(begin.elapsed());
+            took.push(clock::mono().duration_since(begin));
         }
     }
     took.sort_unstable();
@@ -257,7 +256,7 @@ fn connections(ways: &[Running], extent: Extent) -> io::Result<()> {
             // A process for each takes its time.
             let share = if way.way == Way::Socat { 10 } else { 1 };
             let count = (extent.connections / share).max(10);
-            let begin = Instant::now();
+            let begin = clock::mono();
             for _ in 0..count {
                 let mut stream = way.connect()?;
                 stream.write_all(&[7])?;
@@ -265,7 +264,7 @@ fn connections(ways: &[Running], extent: Extent) -> io::Result<()> {
                 // Ports that wait after their connection would run out.
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
             }
-            seen.push(f64::from(count) / begin.elapsed().as_secs_f64());
+            seen.push(f64::from(count) / clock::mono().duration_since(begin).as_secs_f64());
         }
     }
     let mut rows = vec![row(["way", "connections/s"])];
@@ -302,13 +301,14 @@ fn streams(ways: &[Running], extent: Extent) -> io::Result<()> {
 fn stream(way: &Running, how_long: Duration) -> io::Result<[f64; 2]> {
     let mut stream = way.connect()?;
     let mut buffer = vec![0; 4 * CHUNK];
-    let begin = Instant::now();
+    let begin = clock::mono();
     let (mut bytes, cpu) = (0.0, way.cpu_seconds());
-    while begin.elapsed() < how_long {
+    while clock::mono().duration_since(begin) < how_long {
         let read = stream.read(&mut buffer)?;
         bytes += f64::from(u32::try_from(read).expect("a small buffer"));
     }
-    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), way.cpu_seconds() - cpu);
+    let (seconds, cpu) =
+        (clock::mono().duration_since(begin).as_secs_f64(), way.cpu_seconds() - cpu);
     let gib = bytes / f64::from(1 << 30);
     Ok([gib / seconds, cpu / gib])
 }

@@ -7,7 +7,7 @@ mod faults;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::relay::balance::Policy;
@@ -77,14 +77,14 @@ impl Rig {
 
     /// Waits until the relay shows something; a minute is for ever here.
     fn wait_until(&self, what: &str, done: impl Fn(&RelaySnapshot) -> bool) -> RelaySnapshot {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = clock::mono().after(Duration::from_secs(60));
         loop {
             let snapshot = self.snapshot();
             if done(&snapshot) {
                 return snapshot;
             }
-            assert!(Instant::now() < patience, "never {what}: {snapshot:?}");
-            std::thread::sleep(Duration::from_millis(1));
+            assert!(clock::mono() < patience, "never {what}: {snapshot:?}");
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 }

@@ -263,7 +263,7 @@ fn proxy_headers_are_read_and_written_and_counted_as_nothing() {
             // In pieces, the last of which is not only header.
             let (one, rest) = header.split_at(9);
             (&client).write_all(one).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
             (&client).write_all(&[rest, b"early"].concat()).unwrap();
             let upstream = accept(&listener);
             let mut expected = Vec::new();
