@@ -51,6 +51,13 @@ pub(super) enum Origin {
     Discovery,
 }
 
+impl Agent {
+    /// What is in use.
+    pub(super) const fn section(&self) -> Option<&AgentSection> {
+        self.config.agent.as_ref()
+    }
+}
+
 /// What [`App::apply`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Applied {
@@ -99,6 +106,7 @@ impl App {
             found: Found::default(),
             discovery_series,
         });
+        self.show_on_demand(section.on_demand.as_ref());
         Ok(())
     }
 
@@ -267,6 +275,7 @@ impl App {
         let (wanted, dropped) = merge(&section.targets, &agent.found, section.targets_max);
         let applied = self.apply(wanted, section.targets_max, Origin::File).map_err(refused)?;
         let Applied { added, removed, changed, untouched } = applied;
+        self.show_on_demand(section.on_demand.as_ref());
         if let Some(agent) = &mut self.agent {
             agent.discovery_series.change(|shown| dropped.show(shown));
             let running = agent.config.agent.replace(section);

@@ -3,9 +3,11 @@
 
 mod agent;
 mod checking;
+mod confine;
 mod discovered;
 mod doctor;
 mod info;
+mod on_demand;
 mod output;
 mod preflight;
 mod probing;
@@ -27,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::agent::{Agent, next_news};
+use self::on_demand::{OnDemand, next_step};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
@@ -36,6 +39,7 @@ use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::relayer::Relay;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::sys::sandbox::Sandbox;
 use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
@@ -61,17 +65,25 @@ pub fn run(config: &Config) -> Result<Verdict> {
     if let Some(section) = &config.doctor {
         return doctor::run(section, config);
     }
-    let checks = checking::open(config)?;
+    let sandbox = confine::begin(config)?;
+    let opened = Opened { checks: checking::open(config)?, sandbox };
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;
-    let verdict = run_logged(config, checks, screen, stats);
+    let verdict = run_logged(config, opened, screen, stats);
     log.flush(LOG_PATIENCE);
     verdict
 }
 
+/// What is set up first of all.
+struct Opened {
+    checks: Vec<Checks>,
+    /// Half of it holds already.
+    sandbox: Sandbox,
+}
+
 fn run_logged(
     config: &Config,
-    checks: Vec<Checks>,
+    mut opened: Opened,
     screen: Screen,
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
@@ -91,11 +103,14 @@ fn run_logged(
     let verdict = runtime.block_on(async {
         match (&config.check, &config.info) {
             (Some(check), _) => {
-                sweep::run(config, check, checks, &detected, screen, &stats, signal).await
+                sweep::run(config, check, &mut opened, &detected, screen, &stats, signal).await
             }
-            (None, Some(info)) => info::run(info, screen, &stats, signal).await,
+            (None, Some(info)) => {
+                confine::complete(&mut opened.sandbox, config, &stats)?;
+                info::run(info, screen, &stats, signal).await
+            }
             (None, None) => {
-                App::start(config, checks, &detected, screen, stats)?.work(signal).await
+                App::start(config, &mut opened, &detected, screen, stats)?.work(signal).await
             }
         }
     });
@@ -106,7 +121,11 @@ fn run_logged(
 
 /// Names that are looked up at the same time.
 fn lookups_max(config: &Config) -> usize {
-    if config.check.is_some() { limits::CHECK_LOOKUPS_MAX } else { limits::LOOKUPS_MAX }
+    match (&config.check, &config.agent) {
+        (Some(_), _) => limits::CHECK_LOOKUPS_MAX,
+        (None, Some(_)) => limits::LOOKUPS_MAX + limits::PROBE_LOOKUPS_MAX,
+        (None, None) => limits::LOOKUPS_MAX,
+    }
 }
 
 /// Everything that runs.
@@ -125,6 +144,7 @@ struct App {
     /// The kernel gives stamps, and they are wanted.
     stamps: bool,
     agent: Option<Agent>,
+    on_demand: Option<OnDemand>,
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
@@ -157,31 +177,31 @@ enum End {
 impl App {
     fn start(
         config: &Config,
-        checks: Vec<Checks>,
+        Opened { checks, sandbox }: &mut Opened,
         detected: &Detected,
         screen: Screen,
         stats: Arc<Stats>,
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
+        let checks = std::mem::take(checks);
         checking::tell(&checks, &stats);
+        stats.add_capabilities(&sandbox.capabilities());
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
             (_, Some(_)) => limits::TARGETS_MAX,
             (Some(probe), None) => probe.targets.len().max(1),
             (None, None) => 1,
         };
-        let (rereads, requests) = match &config.agent {
-            Some(agent) => {
-                let (rereads, requests) = reload::follow(&agent.file)?;
-                (Some(rereads), Some(requests))
-            }
-            None => {
-                reload::ignore()?;
-                (None, None)
-            }
-        };
+        let (mut rereads, mut on_demand, mut requests) = (None, None, (None, None));
+        if let Some(agent) = &config.agent {
+            (rereads, requests.0) = both(reload::follow(&agent.file)?);
+            (on_demand, requests.1) = both(OnDemand::new());
+        } else {
+            reload::ignore()?;
+        }
         // Two reports of every target fit, and a death of every worker.
-        let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
+        let reports_max = 2 * (targets_max + limits::PROBES_ON_DEMAND_MAX + limits::THREADS_MAX);
+        let (reports, incoming) = mpsc::channel(reports_max);
         let ready = Arc::new(AtomicBool::new(false));
         let (web, metrics_url) = match &config.web {
             Some(web) => {
@@ -216,6 +236,7 @@ impl App {
             next_target: 0,
             stamps: detected.stamps,
             agent: None,
+            on_demand,
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
@@ -230,6 +251,7 @@ impl App {
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
+        confine::complete(sandbox, config, &app.stats)?;
         app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)
@@ -269,9 +291,11 @@ impl App {
                 () = &mut output_closed => break End::OutputClosed,
                 news = next_news(&mut self.agent) => self.hear(news),
                 () = ended(self.relay.as_mut()) => break End::WorkerDied,
+                step = next_step(&mut self.on_demand) => self.step_on_demand(step),
                 report = self.reports.recv(), if self.measures() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
+                        self.end_on_demand(target);
                         // An agent's next targets may come.
                         if self.finished(target) && self.agent.is_none() {
                             break End::Done;
@@ -429,6 +453,10 @@ fn step_back() {
     if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
         tracing::debug!(%error, "background threads keep their priority");
     }
+}
+
+fn both<A, B>((one, other): (A, B)) -> (Option<A>, Option<B>) {
+    (Some(one), Some(other))
 }
 
 /// An address of this host by which a listener is reached from here.

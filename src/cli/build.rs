@@ -19,6 +19,7 @@ use crate::config::{
     setting, targets_file,
 };
 use crate::sample::Method;
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
@@ -328,6 +329,11 @@ pub(super) fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection,
         pin: optional("--pin", flags.pin.as_ref(), setting::pin)?.unwrap_or_default(),
         busy_poll: flags.busy_poll,
         priority: optional("--priority", flags.priority.as_ref(), setting::priority)?,
+        sandbox: match flags.sandbox.as_str() {
+            "on" => SandboxChoice::On,
+            "off" => SandboxChoice::Off,
+            _ => SandboxChoice::Auto,
+        },
     })
 }
 

@@ -21,6 +21,7 @@ use crate::config::{
     BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target,
     TcpInfoChoice, WebListen, WebSection, WireChoice, defaults, setting, targets_file,
 };
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
@@ -237,6 +238,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
             pin: Vec::new(),
             busy_poll: false,
             priority: None,
+            sandbox: SandboxChoice::Auto,
         },
         log: log_at_info(flags.json_logs),
     })

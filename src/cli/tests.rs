@@ -15,6 +15,7 @@ use crate::config::{
     ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebListen, WebSection, WireChoice,
 };
 use crate::sample::Method;
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
@@ -84,6 +85,7 @@ fn nothing() -> Config {
             pin: Vec::new(),
             busy_poll: false,
             priority: None,
+            sandbox: SandboxChoice::Auto,
         },
         log: LogSection { level: tracing::Level::INFO, json: false },
     }
@@ -198,7 +200,7 @@ fn probe_command_lines() {
     );
     check(
         "probe --io=poll --clock application --threads 2 --pin 0,2-3 --busy-poll \
-         --priority fifo:50 --web.listen-address :2113 --wire v1 db:1",
+         --priority fifo:50 --sandbox=off --web.listen-address :2113 --wire v1 db:1",
         Config {
             probe: Some(ProbeSection { wire: WireChoice::V1, ..prober(&["db:1"]) }),
             web: web("[::]:2113"),
@@ -209,6 +211,7 @@ fn probe_command_lines() {
                 pin: vec![0, 2, 3],
                 busy_poll: true,
                 priority: Some(Priority::Fifo(50)),
+                sandbox: SandboxChoice::Off,
             },
             ..nothing()
         },
@@ -255,6 +258,10 @@ fn both_probes_itself_on_loopback_unless_told() {
             ..both.clone()
         },
     );
+    for words in ["--sandbox", "--sandbox=on"] {
+        let measuring = MeasuringSection { sandbox: SandboxChoice::On, ..nothing().measuring };
+        check(&format!("both {words}"), Config { measuring, ..both.clone() });
+    }
     check(
         "both --priority nice:-10",
         Config {

@@ -6,6 +6,7 @@ use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
@@ -16,6 +17,7 @@ pub mod duration;
 pub mod file;
 pub mod mesh;
 pub mod nearest;
+pub mod on_demand;
 pub mod relay;
 mod service;
 pub mod setting;
@@ -260,7 +262,7 @@ pub enum WebListen {
 #[error("{0}")]
 pub struct BadFile(pub String);
 
-/// How the measuring threads work.
+/// How the program works, above all its measuring threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasuringSection {
     /// io_uring or readiness.
@@ -275,6 +277,8 @@ pub struct MeasuringSection {
     pub busy_poll: bool,
     /// Scheduling priority of the measuring threads.
     pub priority: Option<Priority>,
+    /// Whether the program confines itself once it has started.
+    pub sandbox: SandboxChoice,
 }
 
 /// How logs look.
@@ -334,6 +338,10 @@ pub mod defaults {
     pub const CHECK_TIMEOUT_MS: &str = "1000";
     /// See [`super::InfoSection::timeout`].
     pub const INFO_TIMEOUT: &str = "3s";
+    /// See [`super::on_demand::OnDemandSection::concurrency`].
+    pub const PROBE_CONCURRENCY: &str = "16";
+    /// See [`super::on_demand::OnDemandSection::timeout_offset`]; blackbox_exporter's.
+    pub const PROBE_TIMEOUT_OFFSET: &str = "500ms";
     /// The `job` label that rules expect.
     pub const JOB: &str = "rttscope";
     /// See [`super::MeasuringSection::threads`].
@@ -386,6 +394,14 @@ pub mod limits {
     pub const LOOKUPS_MAX: usize = 16;
     /// The same in a run of checks, where a name that hangs would hold up those behind it.
     pub const CHECK_LOOKUPS_MAX: usize = 128;
+    /// Probes on demand at once, whatever is configured.
+    pub const PROBES_ON_DEMAND_MAX: usize = 256;
+    /// Wishes for them that wait to be looked at.
+    pub const PROBES_ON_DEMAND_WAITING_MAX: usize = 64;
+    /// Names that are looked up for them at the same time; the others are for targets.
+    pub const PROBE_LOOKUPS_MAX: usize = 4;
+    /// Rules of who may be probed on demand.
+    pub const ALLOWED_MAX: usize = 1_024;
     /// Addresses of the HTTP server.
     pub const WEB_ADDRESSES_MAX: usize = 64;
     /// Bytes of a file of the HTTP server: its configuration, a certificate, a key.

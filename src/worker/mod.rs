@@ -32,7 +32,7 @@ use crate::relay::{RelaySettings, UpstreamNews};
 use crate::sample::{CheckSample, CloseReason, ConnectionSample, Sample, UpstreamId};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
-use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
+use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
 /// How a worker runs.
 #[derive(Debug)]
@@ -287,5 +287,7 @@ fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
     if let Some(checks) = options.checks {
         io.enable_checks(checks)?;
     }
+    // Ring, priority and CPU are had.
+    sys::drop_all_capabilities_but(Kept::Interfaces)?;
     Ok(io)
 }

@@ -119,7 +119,7 @@ impl Scene {
 fn config(discovery: &str, port: u16) -> String {
     format!(
         "modules: {{fast: {{interval: 20ms}}, slow: {{interval: 40ms}}, wide: \
-         {{interval: 20ms, paths: 4}}}}\n\
+         {{interval: 20ms, paths: 4}}, rare: {{interval: 2s}}}}\n\
          web: {{listen: '127.0.0.1:0'}}\n\
          targets: [{{name: fixed, address: '127.0.0.1:PORT', module: fast}}]\n{discovery}"
     )
@@ -407,6 +407,70 @@ fn paths_are_connections_of_one_target() {
     // They go together, too.
     assert_eq!(scene.reload("").status, 200);
     scene.serve.scrape_until("one connection", |it| it.count(CONNECTIONS_ACTIVE, &[]) == 1);
+}
+
+/// So many targets on addresses of their own.
+fn many(net: u8, hosts: usize, port: u16) -> Vec<String> {
+    let host = |host: usize| format!("127.{net}.{}.{}:{port}", host / 250, host % 250 + 1);
+    (0..hosts).map(host).collect()
+}
+
+#[test]
+fn a_reload_of_a_few_among_many_touches_no_other() {
+    let _turn = turn::wait_for(Turn::Shared);
+    let addresses = (0..200).map(|host| Ipv4Addr::new(127, 53, 0, host + 1)).collect();
+    let server = names(Records::Addresses(addresses, 3_600));
+    let pages = web(Page::Silence);
+    let discovery = |fixed: &[String]| {
+        let groups = serde_json::json!([{ "targets": fixed }]);
+        format!(
+            "discovery:\n- {{module: rare, static_configs: {groups}}}\n\
+             - {{module: rare, file_sd_configs: [{{files: [t.json]}}]}}\n\
+             - {{module: rare, http_sd_configs: [{{url: 'http://{}/', refresh_interval: 1s}}]}}\n\
+             - {{module: rare, dns_sd_configs: [{{names: [a.example], type: A, port: PORT, \
+             servers: ['{}']}}]}}\n",
+            pages.address, server.address
+        )
+    };
+    let scene = Scene::start(&discovery(&[]), &[("t.json", "[]")]);
+    let json = |targets: &[String]| serde_json::json!([{ "targets": targets }]).to_string();
+    let (mut file, mut page) = (many(50, 800, scene.port), many(51, 400, scene.port));
+    let mut fixed = many(52, 600, scene.port);
+    let all_are_there = |what: &str| {
+        scene.agent.scrape_until(what, |scrape| {
+            let up = scrape.select(CONNECTED, &[]).filter(|it| it.value == 1.0).count();
+            (up, scrape.select(SENT, &[]).count()) == (2_001, 2_001)
+        })
+    };
+    scene.write("t.json", &json(&file));
+    pages.say(Page::Json(json(&page)));
+    assert_eq!(scene.reload(&discovery(&fixed)).status, 200);
+    let before = all_are_there("2,001 targets");
+
+    // One in a hundred is another one, of each that changes.
+    for (list, net) in [(&mut file, 60), (&mut page, 61), (&mut fixed, 62)] {
+        let changed = many(net, list.len() / 100, scene.port);
+        list.splice(..changed.len(), changed);
+    }
+    scene.write("t.json", &json(&file));
+    pages.say(Page::Json(json(&page)));
+    assert_eq!(scene.reload(&discovery(&fixed)).status, 200);
+    let first = format!("127.61.0.1:{}", scene.port);
+    scene.agent.scrape_until("the new ones", |scrape| {
+        scrape.has(SENT, &[("target", &first)])
+            && scrape.has(SENT, &[("target", &first.replace(".61.", ".60."))])
+            && scrape.has(SENT, &[("target", &first.replace(".61.", ".62."))])
+    });
+    let after = all_are_there("as many targets");
+    let by_target = |scrape: &Exposition, name: &str| -> BTreeMap<String, f64> {
+        scrape.select(name, &[]).map(|it| (it.labels["target"].clone(), it.value)).collect()
+    };
+    assert!(by_target(&after, CONNECTS).values().all(|&connects| connects == 1.0));
+    assert_eq!(after.count(DROPPED, &[]), 0);
+    let (earlier, later) = (by_target(&before, SENT), by_target(&after, SENT));
+    let kept = earlier.iter().filter(|(target, _)| later.contains_key(*target));
+    assert_eq!(kept.clone().count(), 2_001 - 18);
+    assert!(kept.clone().all(|(target, sent)| later[target] >= *sent));
 }
 
 /// Agents on addresses of loopback that probe each other.

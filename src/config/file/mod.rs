@@ -3,6 +3,7 @@
 
 mod discovery;
 mod module;
+mod on_demand;
 mod raw;
 mod relay;
 pub mod schema;
@@ -150,6 +151,9 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     let defaults = raw.defaults.unwrap_or_default();
     let modules = modules(&defaults, raw.modules.unwrap_or_default(), measuring.clock, complaints);
     let modules = Arc::new(modules);
+    let reads = raw.targets_file.iter().map(|file| folder.join(&file.value)).collect();
+    let names: Vec<&str> = modules.keys().map(String::as_str).collect();
+    let on_demand = raw.probe.and_then(|raw| on_demand::checked(raw, &names, complaints));
     let mut targets = Targets::new(&modules);
     for target in raw.targets.unwrap_or_default() {
         targets.add(target, complaints);
@@ -165,7 +169,15 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     }
     let discovery =
         discovery::jobs(raw.discovery.unwrap_or_default(), &modules, folder, complaints);
-    let agent = AgentSection { file: path.to_owned(), modules, targets, discovery, targets_max };
+    let agent = AgentSection {
+        file: path.to_owned(),
+        reads,
+        modules,
+        targets,
+        discovery,
+        on_demand: on_demand.map(Arc::new),
+        targets_max,
+    };
     Config {
         relay,
         serve,

@@ -20,6 +20,7 @@ pub(super) struct RawFile {
     pub(super) targets: Option<Vec<Spanned<RawTarget>>>,
     pub(super) targets_file: Option<Word>,
     pub(super) discovery: Option<Vec<Spanned<RawJob>>>,
+    pub(super) probe: Option<Spanned<RawOnDemand>>,
     pub(super) serve: Option<RawServe>,
     pub(super) relay: Option<RawRelay>,
     pub(super) web: Option<RawWeb>,
@@ -88,6 +89,23 @@ pub(super) struct RawJob {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawOnDemand {
+    pub(super) allow: Option<Vec<Spanned<RawAllowed>>>,
+    pub(super) modules: Option<Spanned<OneOrMany>>,
+    pub(super) concurrency: Option<Word>,
+    pub(super) timeout_offset: Option<Word>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAllowed {
+    pub(super) networks: Option<Spanned<OneOrMany>>,
+    pub(super) hosts: Option<Spanned<OneOrMany>>,
+    pub(super) ports: Option<Spanned<OneOrMany>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawServe {
     pub(super) listen: Option<Word>,
     pub(super) idle_timeout: Option<Word>,
@@ -150,6 +168,7 @@ pub(super) struct RawMeasuring {
     pub(super) clock: Option<Word>,
     pub(super) busy_poll: Option<bool>,
     pub(super) priority: Option<Word>,
+    pub(super) sandbox: Option<Word>,
 }
 
 #[derive(Default, Deserialize)]
@@ -180,6 +199,14 @@ impl<'de> Deserialize<'de> for OneOrMany {
 
             fn visit_str<E: Error>(self, word: &str) -> Result<OneOrMany, E> {
                 Ok(OneOrMany(vec![word.to_owned()]))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {

@@ -21,6 +21,8 @@ enum Kind {
     OneOrMany,
     /// A list of texts.
     Many,
+    /// A number or a text, or a list of them.
+    NumbersOrTexts,
     /// A section.
     Section(&'static [Key]),
     /// Sections in a list.
@@ -75,6 +77,12 @@ impl Kind {
                 "type": "array",
                 "items": { "type": ["string", "number"] },
             })),
+            Self::NumbersOrTexts => object(json!({
+                "anyOf": [
+                    { "type": ["string", "integer"] },
+                    { "type": "array", "items": { "type": ["string", "integer"] }, "minItems": 1 },
+                ],
+            })),
             Self::Section(keys) => section(keys),
             Self::List(keys) => {
                 object(json!({ "type": "array", "items": Value::Object(section(keys)) }))
@@ -108,6 +116,7 @@ const FILE: &[Key] = &[
     ("targets", Kind::List(TARGET), "Whom to probe."),
     ("targets_file", Kind::Text, "More targets, in the JSON file of tcp_ping_prometheus."),
     ("discovery", Kind::List(JOB), "Whom to probe, as files, URLs and name servers say it."),
+    ("probe", Kind::Section(ON_DEMAND), "Whom GET /probe may probe; nobody without it."),
     ("serve", Kind::Section(SERVE), "Answer probes."),
     ("relay", Kind::Section(RELAY), "Pass connections on to upstreams."),
     ("web", Kind::Section(WEB), "The HTTP server; on :2112 unless it is said."),
@@ -224,6 +233,19 @@ const SCOPE: &[Key] = &[
     ("peers", Kind::Number, "How many hosts are probed."),
 ];
 
+const ON_DEMAND: &[Key] = &[
+    ("allow", Kind::List(ALLOWED), "Rules; what none of them allows is refused."),
+    ("modules", Kind::OneOrMany, "Modules that may be asked for; all unless it is given."),
+    ("concurrency", Kind::Number, "Probes at once; beyond it the answer is 503."),
+    ("timeout_offset", Kind::Duration, "How much earlier than Prometheus' timeout to end."),
+];
+
+const ALLOWED: &[Key] = &[
+    ("networks", Kind::OneOrMany, "Where the address must be, as 10.0.0.0/8."),
+    ("hosts", Kind::OneOrMany, "What the host must be called, as *.example.org; anything unless."),
+    ("ports", Kind::NumbersOrTexts, "Ports, as 443 or 4000-4010."),
+];
+
 const SERVE: &[Key] = &[
     ("listen", Kind::Text, "Where to answer probes; :PORT is every address."),
     ("idle_timeout", Kind::Duration, "Close a connection on which nothing came for this long."),
@@ -280,6 +302,11 @@ const MEASURING: &[Key] = &[
     ("clock", Kind::Choice(CLOCKS), "The best clock, the kernel's or nothing, or ours only."),
     ("busy_poll", Kind::Bool, "Never sleep while waiting."),
     ("priority", Kind::Text, "nice:-20 to nice:19, fifo:1 to fifo:99."),
+    (
+        "sandbox",
+        Kind::Choice(&["auto", "on", "off"]),
+        "Confine the program once it has started: as far as possible, fully or not at all.",
+    ),
 ];
 
 const LIMITS: &[Key] = &[("targets", Kind::Number, "Most targets, wherever they come from.")];
@@ -303,8 +330,8 @@ mod tests {
     use serde_saphyr::{Error, Spanned};
 
     use super::super::raw::{
-        RawFile, RawHealth, RawJob, RawLimits, RawListener, RawLog, RawMeasuring, RawModule,
-        RawRelay, RawServe, RawSlo, RawTarget, RawWeb,
+        RawAllowed, RawFile, RawHealth, RawJob, RawLimits, RawListener, RawLog, RawMeasuring,
+        RawModule, RawOnDemand, RawRelay, RawServe, RawSlo, RawTarget, RawWeb,
     };
     use super::*;
     use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup, TlsTrust};
@@ -335,6 +362,8 @@ mod tests {
         check::<RelabelConfig>(RELABEL);
         check::<MeshConfig>(MESH);
         check::<MeshScope>(SCOPE);
+        check::<RawOnDemand>(ON_DEMAND);
+        check::<RawAllowed>(ALLOWED);
         check::<RawServe>(SERVE);
         check::<RawRelay>(RELAY);
         check::<RawListener>(LISTENER);

@@ -117,7 +117,7 @@ fn slips_are_told_with_their_place() {
     check(
         "forward: {}",
         &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, \
-          discovery, serve, relay, web, measuring, limits, log"],
+          discovery, probe, serve, relay, web, measuring, limits, log"],
     );
     check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
     check(
@@ -158,6 +158,58 @@ fn slips_are_told_with_their_place() {
         &[":1:15: targets_file /nonexistent/x.json: cannot be read (No such file or directory \
          (os error 2)); write the path of a JSON file"],
     );
+}
+
+#[test]
+fn who_may_be_probed_on_demand_is_said_in_rules() {
+    let agent = good(
+        "modules: {a: {}, b: {prober: check}}\nprobe:\n  allow:\n  - {networks: 10.0.0.0/8, \
+         ports: [80, 4000-4010]}\n  - {networks: ['::1', 127.0.0.1], hosts: '*.example.org', \
+         ports: 443}\n  modules: [b]\n  concurrency: 2\n  timeout_offset: 100ms\n",
+    );
+    let section = agent.agent.unwrap().on_demand.unwrap();
+    assert_eq!((section.concurrency, section.timeout_offset), (2, Duration::from_millis(100)));
+    assert!(section.has_module("b") && !section.has_module("a"));
+    let allows = |host, port, ip: &str| section.allows(host, port, ip.parse().unwrap());
+    assert!(allows("x", 4005, "10.1.2.3") && !allows("x", 4011, "10.1.2.3"));
+    assert!(allows("x.example.org", 443, "127.0.0.1") && !allows("x", 443, "127.0.0.1"));
+    let section = good("probe: {allow: [{networks: '::/0', ports: 1-65535}]}").agent.unwrap();
+    let section = section.on_demand.unwrap();
+    assert_eq!((section.concurrency, section.timeout_offset), (16, Duration::from_millis(500)));
+    assert!(section.has_module("echo"));
+    assert_eq!(good("targets: []").agent.unwrap().on_demand, None);
+}
+
+#[test]
+fn a_rule_that_would_allow_by_accident_is_refused() {
+    let advice = "write allow: [{networks: 10.0.0.0/8, ports: 1-65535}]";
+    check("probe: {}", &[&format!(":1:8: probe allows nobody; {advice}")]);
+    check("probe: {allow: []}", &[&format!(":1:8: probe allows nobody; {advice}")]);
+    let needs = "a rule needs networks and ports; write networks: 10.0.0.0/8, ports: 1-65535";
+    check("probe: {allow: [{hosts: '*.a', ports: 1}]}", &[&format!(":1:17: {needs}")]);
+    check("probe: {allow: [{networks: '::1'}]}", &[&format!(":1:17: {needs}")]);
+    check(
+        "probe: {allow: [{networks: 10.0.0.1/8, ports: [0, 1]}], modules: c, concurrency: 0}",
+        &[
+            ":1:28: networks 10.0.0.1/8: has bits behind its prefix; write e.g. networks: \
+             10.0.0.0/8",
+            ":1:47: ports 0: is no port and no range of ports; write e.g. ports: 4000-4010",
+            ":1:66: modules: c is unknown; write echo",
+            ":1:82: concurrency 0: is no number of 1 to 256; write e.g. concurrency: 16",
+        ],
+    );
+}
+
+#[test]
+fn the_program_is_confined_unless_it_is_said() {
+    use crate::sys::sandbox::SandboxChoice;
+    assert_eq!(good("").measuring.sandbox, SandboxChoice::Auto);
+    for (name, choice) in SandboxChoice::NAMED {
+        let text = format!("measuring: {{sandbox: '{name}'}}");
+        assert_eq!(good(&text).measuring.sandbox, choice, "{name}");
+    }
+    // YAML 1.1 has other words for yes and no; these are words.
+    assert_eq!(good("measuring: {sandbox: off}").measuring.sandbox, SandboxChoice::Off);
 }
 
 #[test]

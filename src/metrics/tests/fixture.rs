@@ -191,6 +191,7 @@ pub(super) fn snapshot() -> Snapshot {
         log_lines_dropped: 5,
         http_connections_refused: 4,
         web: Some(WebSnapshot { refused: [7, 2, 1], handshakes_failed: 6, last_reload_good: true }),
+        on_demand: Some([40, 3, 2, 1]),
         reload: Some(ReloadSnapshot { last_good: true, good_at_ns: 1_700_000_000_250_000_000 }),
         discovery: Some(discovery()),
         probes: vec![probe(), unused_probe()],
