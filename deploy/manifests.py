@@ -63,7 +63,11 @@ def wrong_pod(name, pod):
         ),
         "livenessProbe": (container["livenessProbe"]["httpGet"]["path"], "/-/healthy"),
         "readinessProbe": (container["readinessProbe"]["httpGet"]["path"], "/-/ready"),
-        "volumes": (pod.get("volumes", []), []),
+        "volumes": (pod["volumes"], [{"name": "config", "configMap": {"name": "rttscope"}}]),
+        "volumeMounts": (
+            [(mount["name"], mount["readOnly"]) for mount in container["volumeMounts"]],
+            [("config", True)],
+        ),
         "privileged": (context.get("privileged", False), False),
     }
     for key, (found, expected) in wanted.items():

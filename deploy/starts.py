@@ -37,6 +37,9 @@ class Line:
 
     file: str
     words: list
+    # What it reads beside its command line: paths and texts; its environment.
+    files: dict = dataclasses.field(default_factory=dict)
+    environment: dict = dataclasses.field(default_factory=dict)
 
 
 def assignments(text):
@@ -67,9 +70,14 @@ def unit_lines():
             raise SystemExit(f"rttscope.service uses no {name}")
         # As systemd does it: split at blanks, since the unit has no braces.
         words = dict(unit)["ExecStart"]
-        for variable, text in {**defaults, name: value}.items():
+        variables = {**defaults, name: value}
+        if value.startswith("run "):
+            # The next line of the file: where /metrics is, the configuration file says.
+            variables["RTTSCOPE_WEB"] = ""
+        for variable, text in variables.items():
             words = words.replace(f"${variable}", text)
-        yield Line("systemd/rttscope.service", words.split())
+        files = {"/etc/rttscope/rttscope.yaml": "serve: {listen: ':4000'}\n"}
+        yield Line("systemd/rttscope.service", words.split(), files)
 
 
 def other_lines(manifests):
@@ -83,10 +91,25 @@ def other_lines(manifests):
     )
     yield Line("container/Containerfile", entry + command)
     for path in manifests:
-        for resource in yaml.safe_load_all(pathlib.Path(path).read_text(encoding="utf-8")):
+        resources = list(yaml.safe_load_all(pathlib.Path(path).read_text(encoding="utf-8")))
+        maps = {it["metadata"]["name"]: it["data"] for it in resources if it["kind"] == "ConfigMap"}
+        for resource in resources:
             if resource["kind"] == "DaemonSet":
-                container = resource["spec"]["template"]["spec"]["containers"][0]
-                yield Line(f"kubernetes/{pathlib.Path(path).stem}", entry + container["args"])
+                pod = resource["spec"]["template"]["spec"]
+                container = pod["containers"][0]
+                mounts = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+                files = {
+                    f"{mounts[volume['name']]}/{name}": text
+                    for volume in pod["volumes"]
+                    for name, text in maps[volume["configMap"]["name"]].items()
+                }
+                fields = {"status.podIP": "127.0.0.1"}
+                environment = {
+                    it["name"]: fields[it["valueFrom"]["fieldRef"]["fieldPath"]]
+                    for it in container["env"]
+                }
+                name = f"kubernetes/{pathlib.Path(path).stem}"
+                yield Line(name, entry + container["args"], files, environment)
 
 
 def confine(rules, families=None):
@@ -192,7 +215,15 @@ def ready(line, program):
         stream = dict(settings("rttscope.socket"))["ListenStream"]
         words = ["systemd-socket-activate", f"--listen={stream}", *words]
     words = [word for word in words if not word.startswith("--web.config.file=")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    flag = "--config.file="
+    for index, word in enumerate(words):
+        if word.startswith(flag):
+            path = os.path.join(os.path.dirname(program), "config.yaml")
+            pathlib.Path(path).write_text(line.files[word.removeprefix(flag)], encoding="utf-8")
+            words[index] = flag + path
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    environment = {**os.environ, **line.environment}
+    with subprocess.Popen(words, env=environment, **streams) as process:
         until = time.monotonic() + START_SECONDS
         is_ready = False
         while not is_ready and process.poll() is None and time.monotonic() < until:

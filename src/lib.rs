@@ -43,6 +43,16 @@
 //! [`config::agent::plan`] says who has to go and who has to come: that is all that `app::agent`
 //! changes. Where a list of wanted targets comes from makes no difference to it.
 //!
+//! `GET /probe` is a wish that [`http`] hands to `app::on_demand`: one probe by the same threads,
+//! of an address that the file's rules allow.
+//!
+//! # What it may do
+//! `app::confine` says what a configuration still needs once everything has started, and
+//! [`sys::sandbox`] forbids the rest: files from before the second thread on (Landlock binds a
+//! thread and its children), system calls when the last one runs (seccomp binds all of them). Each
+//! thread drops its capabilities when it has what it needs. A file that is read again must be among
+//! those that `confine` names.
+//!
 //! # Invariants
 //! * **A failed probe is data**, an [`sample::Outcome`] that is counted; an `Err` means that *we*
 //!   cannot work.
@@ -85,6 +95,7 @@ pub mod loss;
 pub mod dial;
 pub mod mix;
 pub mod tcp_info;
+pub mod mesh;
 
 pub mod probe;
 pub mod echo;
@@ -103,6 +114,7 @@ pub mod http;
 pub mod report;
 
 pub mod config;
+pub mod discovery;
 pub mod rules;
 pub mod log;
 pub mod cli;

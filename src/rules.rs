@@ -376,7 +376,17 @@ fn program(request: &Request) -> Vec<Rule> {
         "rttscope at {{ $labels.instance }} refused its new configuration.",
         "It works on with the old one; its log says what is wrong.",
     );
-    vec![down, absent, capability, reload]
+    let discovery = alert(
+        "RttscopeDiscoveryFailed",
+        TICKET,
+        "15m",
+        format!("rttscope_discovery_last_refresh_successful{{{job}}} == 0"),
+    )
+    .saying(
+        "rttscope at {{ $labels.instance }} learns nothing new from {{ $labels.source }}.",
+        "It probes whom this source named last; its log and /api/v1/status say what is wrong.",
+    );
+    vec![down, absent, capability, reload, discovery]
 }
 
 impl Request {

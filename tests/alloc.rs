@@ -103,6 +103,7 @@ fn check(backend: IoChoice, stamps: bool) {
     prober.change(Change::Probe(Box::new(NewProbe {
         target: TargetId(0),
         settings: settings_of(address, stamps),
+        paths: std::num::NonZeroU8::MIN,
         options: Arc::new(SocketOptions::default()),
         series: Arc::clone(&series),
     })));

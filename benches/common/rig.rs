@@ -138,6 +138,7 @@ pub(crate) fn probe(
         prober.worker.change(Change::Probe(Box::new(NewProbe {
             target: TargetId(u32::try_from(number).expect("at most a few thousand")),
             settings: settings(way, at, load, number),
+            paths: std::num::NonZeroU8::MIN,
             options: Arc::clone(&options),
             series,
         })));

@@ -1,6 +1,7 @@
 //! Everything that half-open checks need, opened first of all, with the privileges at hand; those
 //! are dropped then. Threads that are started later never have them: capabilities belong to
-//! threads (capabilities(7)), and only the keepers of the eBPF programs keep theirs.
+//! threads (capabilities(7)), and only the keepers of the eBPF programs keep theirs. What starting
+//! takes besides, such as a low port or a priority, `confine` drops when everything runs.
 
 use std::net::IpAddr;
 
@@ -63,6 +64,7 @@ pub(super) fn open(config: &Config) -> Result<Vec<Checks>> {
 
 fn open_for_agent(agent: &AgentSection, threads: usize) -> Result<Vec<Checks>> {
     let mut opened = Vec::new();
+    let on_demand = agent.on_demand.as_ref().map_or(0, |rules| rules.concurrency);
     for wanted in kinds(agent) {
         let targets = agent.targets.iter().filter(|it| kind(&it.module).as_ref() == Some(&wanted));
         let modules = agent.modules.values().filter(|it| kind(it).as_ref() == Some(&wanted));
@@ -73,7 +75,7 @@ fn open_for_agent(agent: &AgentSection, threads: usize) -> Result<Vec<Checks>> {
             method: wanted.method,
             clock: wanted.clock,
             socket: wanted.socket,
-            checks_max: in_flight.saturating_mul(targets.div_ceil(threads)),
+            checks_max: in_flight.saturating_mul(targets.div_ceil(threads)) + on_demand,
         };
         for _ in 0..threads {
             opened.push(Checks::open(&settings)?);

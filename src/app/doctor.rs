@@ -14,6 +14,7 @@ use crate::log;
 use crate::report::doctor::{Examination, append_json, screen};
 use crate::report::live::Size;
 use crate::stats::BuildInfo;
+use crate::sys::sandbox::{self, SandboxChoice};
 use crate::sys::{self, Attachment, CheckSettings, Checks, ClockChoice, IoChoice, IoOptions};
 use crate::worker::{WorkerOptions, noise};
 
@@ -53,6 +54,7 @@ fn examine(measuring: &MeasuringSection) -> Result<Examination> {
     let detected = sys::detect(io, ClockChoice::Auto)?;
     let mut capabilities = detected.capabilities.clone();
     capabilities.extend(checks);
+    capabilities.extend(sandbox::possible(measuring.sandbox));
     Ok(Examination {
         version: BuildInfo::current().version,
         program: std::env::current_exe()
@@ -60,6 +62,7 @@ fn examine(measuring: &MeasuringSection) -> Result<Examination> {
         facts,
         capabilities,
         attachment,
+        sandbox_wanted: measuring.sandbox != SandboxChoice::Off,
         ring_wanted: measuring.io != IoChoice::Poll,
         timer_wanted: measuring.clock != ClockChoice::Application,
         noise: listen(measuring, io)?,

@@ -3,8 +3,11 @@
 
 mod agent;
 mod checking;
+mod confine;
+mod discovered;
 mod doctor;
 mod info;
+mod on_demand;
 mod output;
 mod preflight;
 mod probing;
@@ -25,7 +28,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use self::agent::{Agent, next_reread};
+use self::agent::{Agent, next_news};
+use self::on_demand::{OnDemand, next_step};
 use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
@@ -35,6 +39,7 @@ use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::relayer::Relay;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::sys::sandbox::Sandbox;
 use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
@@ -60,17 +65,25 @@ pub fn run(config: &Config) -> Result<Verdict> {
     if let Some(section) = &config.doctor {
         return doctor::run(section, config);
     }
-    let checks = checking::open(config)?;
+    let sandbox = confine::begin(config)?;
+    let opened = Opened { checks: checking::open(config)?, sandbox };
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;
-    let verdict = run_logged(config, checks, screen, stats);
+    let verdict = run_logged(config, opened, screen, stats);
     log.flush(LOG_PATIENCE);
     verdict
 }
 
+/// What is set up first of all.
+struct Opened {
+    checks: Vec<Checks>,
+    /// Half of it holds already.
+    sandbox: Sandbox,
+}
+
 fn run_logged(
     config: &Config,
-    checks: Vec<Checks>,
+    mut opened: Opened,
     screen: Screen,
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
@@ -83,18 +96,21 @@ fn run_logged(
     let detected = sys::detect(config.measuring.io, clock)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(lookups_max(config))
+        .max_blocking_threads(lookups_max(config) + READERS_MAX)
         .on_thread_start(step_back)
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
         match (&config.check, &config.info) {
             (Some(check), _) => {
-                sweep::run(config, check, checks, &detected, screen, &stats, signal).await
+                sweep::run(config, check, &mut opened, &detected, screen, &stats, signal).await
             }
-            (None, Some(info)) => info::run(info, screen, &stats, signal).await,
+            (None, Some(info)) => {
+                confine::complete(&mut opened.sandbox, config, &stats)?;
+                info::run(info, screen, &stats, signal).await
+            }
             (None, None) => {
-                App::start(config, checks, &detected, screen, stats)?.work(signal).await
+                App::start(config, &mut opened, &detected, screen, stats)?.work(signal).await
             }
         }
     });
@@ -105,7 +121,11 @@ fn run_logged(
 
 /// Names that are looked up at the same time.
 fn lookups_max(config: &Config) -> usize {
-    if config.check.is_some() { limits::CHECK_LOOKUPS_MAX } else { limits::LOOKUPS_MAX }
+    match (&config.check, &config.agent) {
+        (Some(_), _) => limits::CHECK_LOOKUPS_MAX,
+        (None, Some(_)) => limits::LOOKUPS_MAX + limits::PROBE_LOOKUPS_MAX,
+        (None, None) => limits::LOOKUPS_MAX,
+    }
 }
 
 /// Everything that runs.
@@ -124,6 +144,7 @@ struct App {
     /// The kernel gives stamps, and they are wanted.
     stamps: bool,
     agent: Option<Agent>,
+    on_demand: Option<OnDemand>,
     reports: mpsc::Receiver<Report>,
     lookups: Arc<Semaphore>,
     output: Option<Output>,
@@ -156,28 +177,31 @@ enum End {
 impl App {
     fn start(
         config: &Config,
-        checks: Vec<Checks>,
+        Opened { checks, sandbox }: &mut Opened,
         detected: &Detected,
         screen: Screen,
         stats: Arc<Stats>,
     ) -> Result<Self> {
         stats.set_capabilities(detected.capabilities.clone());
+        let checks = std::mem::take(checks);
         checking::tell(&checks, &stats);
+        stats.add_capabilities(&sandbox.capabilities());
         let targets_max = match (&config.probe, &config.agent) {
             // It costs nothing before it is used.
             (_, Some(_)) => limits::TARGETS_MAX,
             (Some(probe), None) => probe.targets.len().max(1),
             (None, None) => 1,
         };
-        let (rereads, requests) = match &config.agent {
-            Some(agent) => {
-                let (rereads, requests) = reload::follow(&agent.file)?;
-                (Some(rereads), Some(requests))
-            }
-            None => (None, None),
-        };
+        let (mut rereads, mut on_demand, mut requests) = (None, None, (None, None));
+        if let Some(agent) = &config.agent {
+            (rereads, requests.0) = both(reload::follow(&agent.file)?);
+            (on_demand, requests.1) = both(OnDemand::new());
+        } else {
+            reload::ignore()?;
+        }
         // Two reports of every target fit, and a death of every worker.
-        let (reports, incoming) = mpsc::channel(2 * targets_max + 2 * limits::THREADS_MAX);
+        let reports_max = 2 * (targets_max + limits::PROBES_ON_DEMAND_MAX + limits::THREADS_MAX);
+        let (reports, incoming) = mpsc::channel(reports_max);
         let ready = Arc::new(AtomicBool::new(false));
         let (web, metrics_url) = match &config.web {
             Some(web) => {
@@ -212,24 +236,22 @@ impl App {
             next_target: 0,
             stamps: detected.stamps,
             agent: None,
+            on_demand,
             reports: incoming,
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
             web,
             ready,
         };
-        if let Some(relay) = &config.relay {
-            app.relay = Some(Relay::start(relay, &config.measuring, Arc::clone(&app.stats))?);
-        }
-        let mut answering_at = None;
-        if let Some(serve) = &config.serve {
-            answering_at = Some(app.serve(serve, &mut workshop)?);
-        }
+        app.relay = relay(config, &app.stats)?;
+        let serve = config.serve.as_ref();
+        let answering_at = serve.map(|serve| app.serve(serve, &mut workshop)).transpose()?;
         if let Some(probe) = &config.probe {
             app.probe(probe, answering_at, checks, &mut workshop)?;
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
+        confine::complete(sandbox, config, &app.stats)?;
         app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)
@@ -267,11 +289,13 @@ impl App {
                 () = next(alive.as_mut()) => sys::supervisor::alive(),
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
-                reread = next_reread(&mut self.agent) => self.reread(reread),
-                _ = ended(self.relay.as_mut()) => break End::WorkerDied,
+                news = next_news(&mut self.agent) => self.hear(news),
+                () = ended(self.relay.as_mut()) => break End::WorkerDied,
+                step = next_step(&mut self.on_demand) => self.step_on_demand(step),
                 report = self.reports.recv(), if self.measures() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
+                        self.end_on_demand(target);
                         // An agent's next targets may come.
                         if self.finished(target) && self.agent.is_none() {
                             break End::Done;
@@ -417,12 +441,22 @@ impl Workshop<'_> {
     }
 }
 
+/// The relay, if there is to be one.
+fn relay(config: &Config, stats: &Arc<Stats>) -> Result<Option<Relay>> {
+    let Some(section) = &config.relay else { return Ok(None) };
+    Ok(Some(Relay::start(section, &config.measuring, Arc::clone(stats))?))
+}
+
 /// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
 /// goes first.
 fn step_back() {
     if let Err(error) = sys::set_priority(Priority::Nice(BACKGROUND_NICE)) {
         tracing::debug!(%error, "background threads keep their priority");
     }
+}
+
+fn both<A, B>((one, other): (A, B)) -> (Option<A>, Option<B>) {
+    (Some(one), Some(other))
 }
 
 /// An address of this host by which a listener is reached from here.
@@ -468,6 +502,9 @@ fn closed(output: Option<&mut Output>) -> impl Future<Output = ()> + use<> {
 
 /// Nice value of threads that nobody waits for within a millisecond.
 const BACKGROUND_NICE: i32 = 10;
+/// Threads for files that are read and lists that are joined, besides those for lookups: a name
+/// server that hangs must not hold these up.
+const READERS_MAX: usize = 16;
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// How long probes in flight may settle after a signal.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
+use super::confine;
 use crate::config::{Config, ReportMode, limits};
 use crate::histogram::HistogramSnapshot;
 use crate::log;
@@ -112,6 +113,7 @@ impl Output {
         let thread = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
+                confine::drop_all();
                 if let Err(error) = write() {
                     tracing::debug!(%error, "standard output cannot be written");
                     // An app that has ended does not listen.

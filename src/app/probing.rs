@@ -2,8 +2,10 @@
 //! echo probes or for half-open checks.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -48,6 +50,8 @@ pub(super) struct Crew {
     /// Echo probes if there is none.
     checks: Option<(checking::Kind, Method)>,
     members: Vec<Member>,
+    /// Counts probes on demand.
+    turn: usize,
 }
 
 struct Member {
@@ -78,7 +82,7 @@ impl Crew {
             app.probers.push(workshop.make(format!("probe-{number}"), None)?);
             members.push(Member { worker, follower: None, targets: 0 });
         }
-        Ok(Self { checks: None, members })
+        Ok(Self { checks: None, members, turn: 0 })
     }
 
     /// Starts a thread for each of these checks of one kind.
@@ -98,7 +102,7 @@ impl Crew {
             app.probers.push(workshop.make(name, Some(checks))?);
             members.push(Member { worker, follower, targets: 0 });
         }
-        Ok(Self { checks: Some((kind, method)), members })
+        Ok(Self { checks: Some((kind, method)), members, turn: 0 })
     }
 
     /// Whether these are the threads for a module's targets.
@@ -111,6 +115,65 @@ impl Crew {
         if let Some(member) = self.members.iter_mut().find(|member| member.worker == worker) {
             member.targets -= 1;
         }
+    }
+
+    /// Where the next probe on demand goes, and who times it if it is a check. It is no target: it
+    /// is over before it would count.
+    pub(super) fn follower_of_next(&mut self) -> (usize, Option<Follower>) {
+        let next = self.turn % self.members.len();
+        self.turn = self.turn.wrapping_add(1);
+        (next, self.members[next].follower.clone())
+    }
+
+    /// One probe at one address, by a member: its worker, what to tell it, and what is measured.
+    /// Nobody else sees that.
+    pub(super) fn single(
+        &self,
+        member: usize,
+        target: TargetId,
+        (address, timeout): (SocketAddr, Duration),
+        (module, shared): (&Module, &Shared),
+    ) -> (usize, Change, Watched) {
+        let probe = ProbeSection {
+            interval: timeout,
+            timeout,
+            count: Some(1),
+            duration: Some(timeout),
+            adaptive: false,
+            ..module.settings.clone()
+        };
+        let to = HostPort { host: ip_text(address), port: address.port() };
+        // No name: what comes of it is told to who asked, and not logged.
+        let (name, address_text) = ("", to.to_string());
+        let objectives = Arc::new(Objectives::new(Vec::new()));
+        let (change, watched) = match &self.checks {
+            None => {
+                let series = Arc::new(ProbeSeries::new(name, address_text, Vec::new(), objectives));
+                let settings = probe_settings(&probe, &to, 0, shared.stamps);
+                let settings = ProbeSettings {
+                    addresses: vec![address],
+                    resolve_interval_ns: None,
+                    ..settings
+                };
+                let options = Arc::clone(&shared.options);
+                let series_there = Arc::clone(&series);
+                let paths = NonZeroU8::MIN;
+                let new = NewProbe { target, settings, options, paths, series: series_there };
+                (Change::Probe(Box::new(new)), Watched::Probe(series))
+            }
+            Some((_, method)) => {
+                let series = Arc::new(CheckSeries::new(name, address_text, *method, objectives));
+                let settings = watch_settings(&probe, &to, 0, *method);
+                let settings = WatchSettings {
+                    addresses: vec![address],
+                    resolve_interval_ns: None,
+                    ..settings
+                };
+                let new = NewWatch { target, settings, series: Arc::clone(&series) };
+                (Change::Watch(Box::new(new)), Watched::Check(series))
+            }
+        };
+        (self.members[member].worker, change, watched)
     }
 
     /// The member for one more target: the first of those with fewest.
@@ -235,6 +298,7 @@ impl App {
         let change = Change::Probe(Box::new(NewProbe {
             target: id,
             settings: probe_settings(&module.settings, &target.address, id.index(), shared.stamps),
+            paths: module.settings.paths,
             options: Arc::clone(&shared.options),
             series: Arc::clone(&series),
         }));
@@ -289,7 +353,14 @@ fn objectives(probe: &ProbeSection) -> Objectives {
             SloClock::Application => ObjectiveClock::Application,
         },
     };
-    Objectives::new(probe.slos.iter().map(objective).collect())
+    let objectives = Objectives::new(probe.slos.iter().map(objective).collect());
+    match &probe.buckets {
+        None => objectives,
+        Some(ends) => {
+            let ends_ns: Vec<u64> = ends.iter().map(|&end| duration_ns(end)).collect();
+            objectives.with_buckets(&ends_ns)
+        }
+    }
 }
 
 /// An objective that only the kernel's times can judge, if there are none.

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::config::Config;
 use crate::config::file::{self, BadConfigFile};
 use crate::http::{ReloadRequest, ReloadRequests};
-use crate::sys::ReloadSignal;
+use crate::sys::{self, ReloadSignal};
 
 /// The file as it was read.
 pub(super) struct Reread {
@@ -32,6 +32,21 @@ pub(super) fn follow(path: &Path) -> Result<(mpsc::Receiver<Reread>, ReloadReque
     let signal = ReloadSignal::catch().context("catching SIGHUP")?;
     tokio::spawn(Follower { path: path.to_owned(), asked, signal, tell }.run());
     Ok((rereads, requests))
+}
+
+/// Without a file, a service manager's wish to reload must not be the end, as it is of programs
+/// that do not know SIGHUP. A terminal's, which closes, still is.
+pub(super) fn ignore() -> Result<()> {
+    if sys::supervisor::is_present() {
+        let mut signal = ReloadSignal::catch().context("catching SIGHUP")?;
+        tokio::spawn(async move {
+            loop {
+                signal.next().await;
+                tracing::info!("SIGHUP: there is no configuration file to read again");
+            }
+        });
+    }
+    Ok(())
 }
 
 struct Follower {

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
+use super::confine;
 use crate::sys::EndSignals;
 
 /// Catches signals from now on; the receiver gets the name of the first one.
@@ -21,6 +22,7 @@ pub(super) fn catch() -> Result<oneshot::Receiver<&'static str>> {
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            confine::drop_all();
             runtime.block_on(async move {
                 // An app that has ended does not listen; its process is gone in a moment.
                 let _ = tell_first.send(signals.next().await);

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::output::{Output, Screen};
 use super::sweep_output::{Found, LookupErrors, Writer};
-use super::{End, SETTLE, Verdict, Workshop, checking, closed, preflight};
+use super::{End, Opened, SETTLE, Verdict, Workshop, checking, closed, confine, preflight};
 use crate::check::race::interleave;
 use crate::check::sweep::{RESULT_AGE_NS_MAX, SweepSettings, SweepTarget};
 use crate::config::{CheckSection, Config, HostPort, duration, limits};
@@ -58,7 +58,7 @@ type ByHost = Vec<(String, Vec<(usize, u16)>)>;
 pub(super) async fn run(
     config: &Config,
     check: &CheckSection,
-    opened: Vec<Checks>,
+    Opened { checks: opened, sandbox }: &mut Opened,
     detected: &Detected,
     screen: Screen,
     stats: &Arc<Stats>,
@@ -69,6 +69,7 @@ pub(super) async fn run(
     if let Some(Capability { name, reason, .. }) = uring {
         tracing::info!(capability = name, reason, "not available; checking without");
     }
+    let opened = std::mem::take(opened);
     checking::tell(&opened, stats);
     preflight::check(&check.addresses, &check.socket)?;
     let (reports, incoming) = mpsc::channel(4 * limits::THREADS_MAX);
@@ -83,6 +84,7 @@ pub(super) async fn run(
     let io = members.first().map_or("", |(worker, _)| worker.io_name);
     let started = clock::mono();
     let (output, results) = start_output(check, screen, (io, method), &errors, &found, started)?;
+    confine::complete(sandbox, config, stats)?;
     begin_sweeps(check, method, &members, &results);
     drop(results);
     let feed = Feed {

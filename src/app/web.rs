@@ -14,9 +14,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::{reachable, step_back};
+use super::{confine, reachable, step_back};
 use crate::config::{BadFile, WebListen, WebSection};
-use crate::http::{self, Guard, HttpState, ReloadRequests};
+use crate::http::{self, Guard, HttpState, ProbeRequests, ReloadRequests};
 use crate::stats::Stats;
 use crate::sys::{self, clock, socket};
 use crate::time::Wall;
@@ -33,7 +33,7 @@ impl Web {
         web: &WebSection,
         stats: &Arc<Stats>,
         ready: &Arc<AtomicBool>,
-        reload: Option<ReloadRequests>,
+        (reload, probes): (Option<ReloadRequests>, Option<ProbeRequests>),
     ) -> Result<(Self, String)> {
         let guard = guard(web, stats)?;
         let scheme = guard.scheme();
@@ -46,12 +46,15 @@ impl Web {
         }
         let first: SocketAddr = first.context("the HTTP server has no address")?;
         let state = HttpState::new(Arc::clone(stats), Arc::clone(ready), sys::process_usage, wall)
-            .with_reload(reload);
+            .with_reload(reload)
+            .with_probes(probes);
         let turning = http::turn_heat_maps(Arc::clone(stats));
         let (stop, told) = oneshot::channel();
         let (tell_stopped, stopped) = oneshot::channel();
         let (opened, opening) = sync_channel(1);
+        let files = confine::web_files(web);
         let serve = move || {
+            confine::drop_all_but_reading(&files);
             step_back();
             let told = async {
                 // An app that is gone stops its server too.

@@ -343,6 +343,17 @@ pub(super) struct CommonFlags {
     /// Priority of the measuring threads: nice:-20 to nice:19, fifo:1 to fifo:99.
     #[arg(long, value_name = "PRIORITY")]
     pub(super) priority: Option<String>,
+    /// Confine the program once it has started: as far as possible, fully or not at all.
+    #[arg(
+        long,
+        value_name = "CHOICE",
+        default_value = "auto",
+        default_missing_value = "on",
+        num_args = 0..=1,
+        require_equals = true,
+        value_parser = ["auto", "on", "off"]
+    )]
+    pub(super) sandbox: String,
     /// Least severe messages to log.
     #[arg(
         long = "log.level",

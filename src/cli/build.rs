@@ -1,6 +1,7 @@
 //! From flags to meaning: each text through the parser of its setting, then the checks between
 //! settings, each complaint with its flag in front.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::args::{
@@ -18,6 +19,7 @@ use crate::config::{
     setting, targets_file,
 };
 use crate::sample::Method;
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice};
 
@@ -201,9 +203,11 @@ pub(super) fn probe_section(
         count: optional("--count", flags.count.as_ref(), setting::count)?,
         duration: optional("--duration", flags.duration.as_ref(), setting::run_duration)?,
         wire,
+        paths: NonZeroU8::MIN,
         padding_bytes: padding(&flags.padding, wire)?,
         socket: socket_options(&flags.socket)?,
         slos: objectives(flags, timeout, clock)?,
+        buckets: None,
         tcp_info: match flags.tcp_info.as_str() {
             "all" => TcpInfoChoice::All,
             "off" => TcpInfoChoice::Off,
@@ -325,6 +329,11 @@ pub(super) fn measuring_section(flags: &CommonFlags) -> Result<MeasuringSection,
         pin: optional("--pin", flags.pin.as_ref(), setting::pin)?.unwrap_or_default(),
         busy_poll: flags.busy_poll,
         priority: optional("--priority", flags.priority.as_ref(), setting::priority)?,
+        sandbox: match flags.sandbox.as_str() {
+            "on" => SandboxChoice::On,
+            "off" => SandboxChoice::Off,
+            _ => SandboxChoice::Auto,
+        },
     })
 }
 

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -20,6 +21,7 @@ use crate::config::{
     BadValue, Config, MeasuringSection, ProbeSection, ReportMode, ServeSection, Target,
     TcpInfoChoice, WebListen, WebSection, WireChoice, defaults, setting, targets_file,
 };
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice};
 
@@ -236,6 +238,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
             pin: Vec::new(),
             busy_poll: false,
             priority: None,
+            sandbox: SandboxChoice::Auto,
         },
         log: log_at_info(flags.json_logs),
     })
@@ -270,11 +273,13 @@ fn probe_section(flags: &SeedFlags, probes: bool) -> Result<Option<ProbeSection>
         count: None,
         duration: None,
         wire: WireChoice::Auto,
+        paths: NonZeroU8::MIN,
         padding_bytes: 0,
         socket: SocketOptions::default(),
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Quiet,
     }))
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use std::io::Write;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ use crate::config::{
     ServeSection, Slo, SloClock, Target, TcpInfoChoice, WebListen, WebSection, WireChoice,
 };
 use crate::sample::Method;
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
@@ -55,11 +57,13 @@ fn prober(targets: &[&str]) -> ProbeSection {
         count: None,
         duration: None,
         wire: WireChoice::Auto,
+        paths: NonZeroU8::MIN,
         padding_bytes: 0,
         socket: SocketOptions::default(),
         tcp_info: TcpInfoChoice::Default,
         check: None,
         slos: Vec::new(),
+        buckets: None,
         report: ReportMode::Live,
     }
 }
@@ -81,6 +85,7 @@ fn nothing() -> Config {
             pin: Vec::new(),
             busy_poll: false,
             priority: None,
+            sandbox: SandboxChoice::Auto,
         },
         log: LogSection { level: tracing::Level::INFO, json: false },
     }
@@ -195,7 +200,7 @@ fn probe_command_lines() {
     );
     check(
         "probe --io=poll --clock application --threads 2 --pin 0,2-3 --busy-poll \
-         --priority fifo:50 --web.listen-address :2113 --wire v1 db:1",
+         --priority fifo:50 --sandbox=off --web.listen-address :2113 --wire v1 db:1",
         Config {
             probe: Some(ProbeSection { wire: WireChoice::V1, ..prober(&["db:1"]) }),
             web: web("[::]:2113"),
@@ -206,6 +211,7 @@ fn probe_command_lines() {
                 pin: vec![0, 2, 3],
                 busy_poll: true,
                 priority: Some(Priority::Fifo(50)),
+                sandbox: SandboxChoice::Off,
             },
             ..nothing()
         },
@@ -252,6 +258,10 @@ fn both_probes_itself_on_loopback_unless_told() {
             ..both.clone()
         },
     );
+    for words in ["--sandbox", "--sandbox=on"] {
+        let measuring = MeasuringSection { sandbox: SandboxChoice::On, ..nothing().measuring };
+        check(&format!("both {words}"), Config { measuring, ..both.clone() });
+    }
     check(
         "both --priority nice:-10",
         Config {

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::discovery::Job;
 use super::file::check_label;
+use super::on_demand::OnDemandSection;
 use super::relay::same_but_drained;
 use super::{Config, ProbeSection, Target};
 use crate::sys::ClockChoice;
@@ -16,10 +18,16 @@ use crate::sys::ClockChoice;
 pub struct AgentSection {
     /// Where all of this was read, and is read again.
     pub file: PathBuf,
+    /// Other files that are read with it, or again while it runs.
+    pub reads: Vec<PathBuf>,
     /// The ways to probe, by name; at least one.
-    pub modules: BTreeMap<String, Arc<Module>>,
+    pub modules: Arc<BTreeMap<String, Arc<Module>>>,
     /// Whom to probe, with distinct names. May be empty.
     pub targets: Vec<Wanted>,
+    /// Where more of them come from.
+    pub discovery: Arc<[Job]>,
+    /// Who may be probed by `/probe`, if anybody.
+    pub on_demand: Option<Arc<OnDemandSection>>,
     /// Targets beyond this many are refused, whoever names them.
     pub targets_max: usize,
 }

@@ -2,17 +2,22 @@
 //! [`Config`], and nothing downstream ever sees a flag. Modes are sections that are present.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::socket::SocketOptions;
 use crate::sys::{ClockChoice, IoChoice, MethodChoice, Priority};
 
 pub mod address;
 pub mod agent;
+pub mod discovery;
 pub mod duration;
 pub mod file;
+pub mod mesh;
 pub mod nearest;
+pub mod on_demand;
 pub mod relay;
 mod service;
 pub mod setting;
@@ -84,6 +89,8 @@ pub struct ProbeSection {
     pub count: Option<u64>,
     /// Stop after this long.
     pub duration: Option<Duration>,
+    /// Connections to each target, which take turns.
+    pub paths: NonZeroU8,
     /// Which wire format to speak.
     pub wire: WireChoice,
     /// Bytes appended to a v3 frame.
@@ -92,6 +99,8 @@ pub struct ProbeSection {
     pub socket: SocketOptions,
     /// Objectives counted exactly, with distinct names.
     pub slos: Vec<Slo>,
+    /// Ends of the classic buckets, the objectives' aside; the 1-2-5 steps if there are none.
+    pub buckets: Option<Vec<Duration>>,
     /// What is shown of the kernel's `TCP_INFO` of each connection.
     pub tcp_info: TcpInfoChoice,
     /// Check by half-open handshakes instead of echo probes, by this method.
@@ -253,7 +262,7 @@ pub enum WebListen {
 #[error("{0}")]
 pub struct BadFile(pub String);
 
-/// How the measuring threads work.
+/// How the program works, above all its measuring threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasuringSection {
     /// io_uring or readiness.
@@ -268,6 +277,8 @@ pub struct MeasuringSection {
     pub busy_poll: bool,
     /// Scheduling priority of the measuring threads.
     pub priority: Option<Priority>,
+    /// Whether the program confines itself once it has started.
+    pub sandbox: SandboxChoice,
 }
 
 /// How logs look.
@@ -327,6 +338,10 @@ pub mod defaults {
     pub const CHECK_TIMEOUT_MS: &str = "1000";
     /// See [`super::InfoSection::timeout`].
     pub const INFO_TIMEOUT: &str = "3s";
+    /// See [`super::on_demand::OnDemandSection::concurrency`].
+    pub const PROBE_CONCURRENCY: &str = "16";
+    /// See [`super::on_demand::OnDemandSection::timeout_offset`]; blackbox_exporter's.
+    pub const PROBE_TIMEOUT_OFFSET: &str = "500ms";
     /// The `job` label that rules expect.
     pub const JOB: &str = "rttscope";
     /// See [`super::MeasuringSection::threads`].
@@ -379,6 +394,14 @@ pub mod limits {
     pub const LOOKUPS_MAX: usize = 16;
     /// The same in a run of checks, where a name that hangs would hold up those behind it.
     pub const CHECK_LOOKUPS_MAX: usize = 128;
+    /// Probes on demand at once, whatever is configured.
+    pub const PROBES_ON_DEMAND_MAX: usize = 256;
+    /// Wishes for them that wait to be looked at.
+    pub const PROBES_ON_DEMAND_WAITING_MAX: usize = 64;
+    /// Names that are looked up for them at the same time; the others are for targets.
+    pub const PROBE_LOOKUPS_MAX: usize = 4;
+    /// Rules of who may be probed on demand.
+    pub const ALLOWED_MAX: usize = 1_024;
     /// Addresses of the HTTP server.
     pub const WEB_ADDRESSES_MAX: usize = 64;
     /// Bytes of a file of the HTTP server: its configuration, a certificate, a key.
@@ -389,6 +412,10 @@ pub mod limits {
     pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// Words, lists and maps in a configuration file: twenty for each target.
     pub const CONFIG_FILE_NODES_MAX: usize = 20 * TARGETS_MAX;
+    /// Connections to one target.
+    pub const PATHS_MAX: u8 = 64;
+    /// Ends of classic buckets that a module may have.
+    pub const BUCKETS_MAX: usize = 64;
     /// Modules of a configuration file.
     pub const MODULES_MAX: usize = 256;
     /// Mistakes of a configuration file that are told.

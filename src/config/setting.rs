@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::limits::{
     CONCURRENCY_MAX, CONNECTIONS_CONFIGURED_MAX, CPUS_MAX, IDLE_TIMEOUT_MAX, IDLE_TIMEOUT_MIN,
-    IN_FLIGHT_MAX, INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, REQUESTS_MAX, THREADS_MAX,
-    WINDOW_MAX,
+    IN_FLIGHT_MAX, INTERVAL_MAX, INTERVAL_MIN, PADDING_BYTES_MAX, PATHS_MAX, REQUESTS_MAX,
+    THREADS_MAX, WINDOW_MAX,
 };
 use super::{BadValue, Slo, SloClock, Target, address, duration};
 use crate::sys::Priority;
@@ -164,6 +165,17 @@ pub fn slo_threshold(text: &str) -> Result<Duration, BadValue> {
         return Err(refuse("has a threshold of 0"));
     }
     Ok(threshold)
+}
+
+/// [`super::ProbeSection::paths`].
+pub fn paths(text: &str) -> Result<NonZeroU8, BadValue> {
+    let good = text.parse().ok().filter(|paths: &NonZeroU8| paths.get() <= PATHS_MAX);
+    good.ok_or_else(|| BadValue::new(format!("is no number of 1 to {PATHS_MAX}"), "8"))
+}
+
+/// The end of a classic bucket.
+pub fn bucket(text: &str) -> Result<Duration, BadValue> {
+    duration::parse_within(text, Duration::from_nanos(1), INTERVAL_MAX, "[100us, 1ms]")
 }
 
 /// [`Slo::objective_ratio`], as `99.9%`.

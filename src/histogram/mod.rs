@@ -70,7 +70,13 @@ impl Boundaries {
     /// The 1-2-5 steps from 1 µs to 10 s, and these.
     #[must_use]
     pub fn new(extra_ns: &[u64]) -> Self {
-        let mut ends_ns: Vec<u64> = STEPS_NS.iter().chain(extra_ns).copied().collect();
+        Self::only(&[&STEPS_NS, extra_ns].concat())
+    }
+
+    /// These, in any order.
+    #[must_use]
+    pub fn only(ends_ns: &[u64]) -> Self {
+        let mut ends_ns = ends_ns.to_vec();
         ends_ns.sort_unstable();
         ends_ns.dedup();
         let positions: Box<[usize]> = ends_ns.iter().map(|&ns| position_of(ns)).collect();

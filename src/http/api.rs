@@ -13,7 +13,7 @@ use super::HttpState;
 use super::view::{Detail, Quantiles, Row, States};
 use crate::stats::history::{COLUMN_SECONDS, COLUMNS_MAX};
 use crate::stats::watched::{Glimpse, State, Watched};
-use crate::stats::{BuildInfo, Stats};
+use crate::stats::{BuildInfo, SourceSnapshot, Stats};
 use crate::time::NS_PER_SECOND;
 
 /// Which targets, and in which order.
@@ -80,6 +80,7 @@ struct Program {
     capabilities: Vec<Capability>,
     responders: Vec<Responder>,
     workers: Vec<Worker>,
+    discovery: Vec<Source>,
     process: Process,
     heatmap: Heatmap,
     events: super::events::Usage,
@@ -108,6 +109,18 @@ struct Responder {
 struct Worker {
     thread: String,
     lateness: Quantiles,
+}
+
+/// A source of targets.
+#[derive(Debug, Serialize)]
+struct Source {
+    discovery: String,
+    source: String,
+    targets: usize,
+    refreshes: u64,
+    failures: u64,
+    last_success_ns: Option<u64>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -310,6 +323,7 @@ impl Program {
             thread: worker.thread,
             lateness: Quantiles::new(&worker.lateness),
         });
+        let sources = stats.discovery().into_iter().flat_map(|discovery| discovery.sources);
         Self {
             time_ns,
             version,
@@ -323,6 +337,7 @@ impl Program {
             capabilities: capabilities.collect(),
             responders: responders.collect(),
             workers: workers.collect(),
+            discovery: sources.map(Source::new).collect(),
             process: Process {
                 cpu_ns: usage.cpu_ns,
                 resident_bytes: usage.resident_bytes,
@@ -336,6 +351,20 @@ impl Program {
                 turns: stats.heat_map_turns(),
             },
             events: state.events.usage(),
+        }
+    }
+}
+
+impl Source {
+    fn new(source: SourceSnapshot) -> Self {
+        Self {
+            discovery: source.list,
+            source: source.source,
+            targets: source.targets,
+            refreshes: source.refreshes,
+            failures: source.failures,
+            last_success_ns: source.good_at_ns,
+            error: source.error,
         }
     }
 }

@@ -25,6 +25,7 @@ mod events;
 mod exposition;
 mod guard;
 mod negotiation;
+mod on_demand;
 mod page;
 mod relay;
 mod reload;
@@ -34,6 +35,7 @@ mod tls;
 mod view;
 
 pub use self::guard::Guard;
+pub use self::on_demand::{ProbeAnswer, ProbeRefusal, ProbeRequest, ProbeRequests};
 pub use self::reload::{ReloadRequest, ReloadRequests};
 pub use self::server::{SHUTDOWN_GRACE, serve};
 
@@ -48,6 +50,7 @@ pub struct HttpState {
     /// One exposition is made at a time, so that many scrapers cost time instead of memory.
     expositions: Arc<Semaphore>,
     reload: Option<ReloadRequests>,
+    probes: Option<ProbeRequests>,
 }
 
 impl HttpState {
@@ -62,13 +65,19 @@ impl HttpState {
     ) -> Self {
         let expositions = Arc::new(Semaphore::new(1));
         let events = Arc::default();
-        Self { stats, ready, process_usage, now, events, expositions, reload: None }
+        Self { stats, ready, process_usage, now, events, expositions, reload: None, probes: None }
     }
 
     /// The same, which also takes wishes to read the configuration again.
     #[must_use]
     pub fn with_reload(self, requests: Option<ReloadRequests>) -> Self {
         Self { reload: requests, ..self }
+    }
+
+    /// The same, which also takes wishes for probes.
+    #[must_use]
+    pub fn with_probes(self, requests: Option<ProbeRequests>) -> Self {
+        Self { probes: requests, ..self }
     }
 
     /// The wall clock, Unix ns.
@@ -92,6 +101,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/api/v1/relay/clients", get(relay::clients))
         .route("/api/v1/openapi.json", get(api::description))
         .route("/metrics", get(exposition::exposition))
+        .route("/probe", get(on_demand::probe))
         .route("/-/healthy", get(async || "rttscope is healthy.\n"))
         .route("/-/ready", get(readiness))
         .route("/-/reload", post(reload::reload).put(reload::reload))

@@ -25,7 +25,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use self::limit::{Limiter, Told, Topic};
 use crate::config::LogSection;
-use crate::sys::clock;
+use crate::sys::{self, Kept, clock};
 
 /// The running writer of the log.
 #[derive(Debug)]
@@ -226,7 +226,11 @@ fn start(
     let intake = Intake { messages: messages.clone(), waiting, count_lost };
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || scribe.write_lines(&incoming))
+        .spawn(move || {
+            // Kept is what the kernel refuses to take, and that is nothing.
+            let _ = sys::drop_all_capabilities_but(Kept::Nothing);
+            scribe.write_lines(&incoming);
+        })
         .context("the log's thread")?;
     Ok((intake, Drain(messages)))
 }

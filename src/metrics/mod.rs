@@ -8,6 +8,7 @@
 //! means never measured, and 0 is never written in place of something unknown.
 
 mod check;
+mod discovery;
 mod exposition;
 mod moment;
 mod packed;
@@ -35,7 +36,8 @@ use self::writer::{Out, Value};
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
     let flows = FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES);
-    flows.chain(relay::FAMILIES).chain(web::FAMILIES).chain(reload::FAMILIES)
+    let flows = flows.chain(relay::FAMILIES);
+    flows.chain(web::FAMILIES).chain(reload::FAMILIES).chain(discovery::FAMILIES)
 }
 
 /// What is written of probes, of the responder and of the program.

@@ -1,6 +1,8 @@
-//! The families of the configuration file: their part of the catalogue.
+//! The families of the configuration file, and of what it may switch on: their part of the
+//! catalogue.
 
 use super::{Family, Kind, PROGRAM, Read, seconds};
+use crate::stats::OnDemandResult;
 
 /// What is written of the configuration file, in this order.
 pub(super) static FAMILIES: &[Family] = &[
@@ -22,6 +24,18 @@ pub(super) static FAMILIES: &[Family] = &[
         read: Read::Program(|snapshot, out| {
             let Some(reload) = &snapshot.reload else { return };
             out.real(&[], seconds(reload.good_at_ns));
+        }),
+        ..PROGRAM
+    },
+    Family {
+        name: "rttscope_probe_requests_total",
+        kind: Kind::Counter,
+        help: "Probes on demand, by what came of them.",
+        labels: &["result"],
+        read: Read::Program(|snapshot, out| {
+            let Some(counts) = snapshot.on_demand else { return };
+            let counts = OnDemandResult::ALL.iter().zip(counts);
+            counts.for_each(|(result, requests)| out.whole(&[("result", result.name())], requests));
         }),
         ..PROGRAM
     },

@@ -14,6 +14,7 @@ use crate::config::{
     RelaySection, RelayUpstream, limits,
 };
 use crate::stats::Stats;
+use crate::sys::sandbox::SandboxChoice;
 use crate::sys::{ClockChoice, IoChoice};
 
 /// How a [`Relay`] is to work; see [`Relay::builder`].
@@ -190,6 +191,8 @@ impl Builder {
             pin: Vec::new(),
             busy_poll: false,
             priority: None,
+            // That is for whoever embeds this.
+            sandbox: SandboxChoice::Off,
         };
         let section = RelaySection {
             grace: self.grace,

@@ -22,7 +22,7 @@ use crate::event::Ending;
 use crate::relay::balance::Policy;
 use crate::relay::proxy_protocol::Version;
 use crate::relay::{Health, RelaySettings, Upstream};
-use crate::sample::{Method, UpstreamId};
+use crate::sample::{Method, UpstreamCounters, UpstreamId};
 use crate::schedule;
 use crate::stats::slo::Objectives;
 use crate::stats::{CheckSeries, RelaySeries, Stats, WorkerSeries};
@@ -117,11 +117,13 @@ impl Crew {
             let options = Arc::new(listener.socket.clone());
             for (number, (worker, socket)) in self.relaying.iter().zip(sockets).enumerate() {
                 let series = RelaySeries::new(label.clone(), upstreams.iter().cloned());
+                show_start(&series, listener);
                 let series = workshop.stats.add_relay(series);
                 self.series.push(Arc::clone(&series));
                 worker.change(Change::Relay(Box::new(NewRelay {
                     relay,
                     socket,
+                    is_only_ours: listener.listen != RelayListen::Systemd,
                     settings: settings(listener, &mut self.names, threads, number),
                     options: Arc::clone(&options),
                     series,
@@ -257,6 +259,15 @@ impl Workshop<'_> {
     }
 }
 
+/// What a scrape sees before the thread has begun: nobody is down yet.
+fn show_start(series: &RelaySeries, listener: &RelayListener) {
+    for (place, upstream) in listener.upstreams.iter().enumerate() {
+        let draining = u64::from(upstream.drain);
+        let counters = UpstreamCounters { up: 1, draining, ..UpstreamCounters::default() };
+        series.publish_upstream(UpstreamId::at(place), &counters);
+    }
+}
+
 /// The sockets of every listener, one for each thread.
 fn listen(
     section: &RelaySection,
@@ -298,6 +309,8 @@ fn listen_at(
 /// One socket that all threads accept from: nobody else may listen where systemd does.
 fn share(socket: Socket, threads: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let at = local_address(&socket)?;
+    // io_uring does not wait at a socket that must not block; readiness says so itself.
+    socket.set_nonblocking(false)?;
     let mut sockets = Vec::with_capacity(threads);
     for _ in 1..threads {
         sockets.push(socket.try_clone()?);

@@ -8,7 +8,9 @@ pub mod watched;
 
 mod check;
 mod clients;
+mod discovery;
 mod echo;
+mod on_demand;
 mod probe;
 mod program;
 mod published;
@@ -26,7 +28,9 @@ use crate::host::{Capability, EventLosses, ProcessUsage};
 
 pub use self::check::{CheckSeries, CheckSnapshot};
 pub use self::clients::{ClientHandle, ClientSnapshot, Clients, ClientsWriter};
+pub use self::discovery::{DiscoverySeries, DiscoverySnapshot, ListSnapshot, SourceSnapshot};
 pub use self::echo::{EchoSeries, EchoSnapshot};
+pub use self::on_demand::{OnDemandResult, OnDemandSeries};
 pub use self::probe::{ProbeSeries, ProbeSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
 pub use self::relay::{RelaySeries, RelaySnapshot, UpstreamSnapshot};
@@ -68,6 +72,10 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub web: Option<WebSnapshot>,
     /// How reading the configuration file went; `None` without one.
     pub reload: Option<ReloadSnapshot>,
+    /// How discovery goes; `None` without an agent.
+    pub discovery: Option<DiscoverySnapshot>,
+    /// What came of probes on demand, in the order of [`OnDemandResult::ALL`]; `None` without any.
+    pub on_demand: Option<[u64; OnDemandResult::ALL.len()]>,
     /// Probed targets, in the order in which they were added.
     pub probes: Vec<P>,
     /// Targets of half-open checks, in the order in which they were added.
@@ -97,6 +105,8 @@ impl<P, C> Snapshot<P, C> {
             http_connections_refused: self.http_connections_refused,
             web: self.web,
             reload: self.reload,
+            discovery: self.discovery,
+            on_demand: self.on_demand,
             probes: self.probes.into_iter().map(probe).collect(),
             checks: self.checks.into_iter().map(check).collect(),
             echoes: self.echoes,
@@ -192,9 +202,15 @@ impl Stats {
         self.lock().capabilities = capabilities;
     }
 
-    /// Adds to what is known about this machine.
+    /// Adds to what is known about this machine, or corrects it.
     pub fn add_capabilities(&self, capabilities: &[Capability]) {
-        self.lock().capabilities.extend_from_slice(capabilities);
+        let known = &mut self.lock().capabilities;
+        for new in capabilities {
+            match known.iter_mut().find(|known| known.name == new.name) {
+                Some(known) => known.clone_from(new),
+                None => known.push(new.clone()),
+            }
+        }
     }
 
     /// Shows what these eBPF programs could not tell.
@@ -231,6 +247,29 @@ impl Stats {
     /// Adds the reloads of the configuration file, of which there is one.
     pub fn add_reload(&self) -> Arc<ReloadSeries> {
         Arc::clone(self.lock().reload.get_or_insert_default())
+    }
+
+    /// Adds the agent's discovery, of which there is one.
+    pub fn add_discovery(&self) -> Arc<DiscoverySeries> {
+        Arc::clone(self.lock().discovery.get_or_insert_default())
+    }
+
+    /// How discovery goes; `None` without an agent.
+    #[must_use]
+    pub fn discovery(&self) -> Option<DiscoverySnapshot> {
+        let series = self.lock().discovery.clone();
+        series.map(|series| series.snapshot())
+    }
+
+    /// Adds the probes on demand, of which there is one series.
+    pub fn add_on_demand(&self) -> Arc<OnDemandSeries> {
+        Arc::clone(self.lock().on_demand.get_or_insert_default())
+    }
+
+    /// The same, if they are switched on.
+    #[must_use]
+    pub fn on_demand(&self) -> Option<Arc<OnDemandSeries>> {
+        self.lock().on_demand.clone()
     }
 
     /// A line of every target, made of a glance at it: probed ones, then checked ones. Costs the
@@ -275,6 +314,7 @@ impl Stats {
         let registered = self.lock().clone();
         let Registered { probes, checks, echoes, relays, workers, .. } = registered;
         let Registered { capabilities, event_losses, web, reload, .. } = registered;
+        let Registered { discovery, on_demand, .. } = registered;
         Snapshot {
             build: BuildInfo::current(),
             capabilities,
@@ -288,6 +328,8 @@ impl Stats {
             http_connections_refused: self.http_connections_refused.load(Ordering::Relaxed),
             web: web.map(|series| series.snapshot()),
             reload: reload.map(|series| series.snapshot()),
+            discovery: discovery.map(|series| series.snapshot()),
+            on_demand: on_demand.map(|series| series.snapshot()),
             probes,
             checks,
             echoes: echo::listeners(&echoes),
@@ -313,6 +355,8 @@ struct Registered {
     event_losses: Vec<Arc<EventLosses>>,
     web: Option<Arc<WebSeries>>,
     reload: Option<Arc<ReloadSeries>>,
+    discovery: Option<Arc<DiscoverySeries>>,
+    on_demand: Option<Arc<OnDemandSeries>>,
 }
 
 /// A histogram that costs nothing before its first duration: most targets lack a clock or a stage.

@@ -76,6 +76,14 @@ impl Objectives {
         Self { boundaries: Arc::new(Boundaries::new(&thresholds_ns)), list: list.into() }
     }
 
+    /// The same, but classic buckets end only at these and at the thresholds.
+    #[must_use]
+    pub fn with_buckets(self, ends_ns: &[u64]) -> Self {
+        let thresholds_ns = self.list.iter().map(|slo| slo.threshold_ns);
+        let ends_ns: Vec<u64> = ends_ns.iter().copied().chain(thresholds_ns).collect();
+        Self { boundaries: Arc::new(Boundaries::only(&ends_ns)), ..self }
+    }
+
     /// Counts one finished probe in each of `counters`; `answered` is `None` unless it was answered
     /// as it should.
     pub(super) fn record(&self, counters: &[SloCounters], answered: Option<Times>) {
@@ -130,6 +138,27 @@ impl SloCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_of_ones_own_take_the_place_of_the_steps_but_not_of_thresholds() {
+        let objective = Objective {
+            name: "a".to_owned(),
+            threshold_ns: 100,
+            objective_ratio: 0.9,
+            clock: ObjectiveClock::Best,
+        };
+        let ends = |objectives: Objectives| {
+            let histogram = crate::histogram::Histogram::new(objectives.boundaries);
+            histogram.record(150);
+            histogram.snapshot().classic
+        };
+        let objectives = || Objectives::new(vec![objective.clone()]);
+        let only = objectives().with_buckets(&[200, 50, 100]);
+        assert_eq!(ends(only), [(50, 0), (100, 0), (200, 1)]);
+        assert_eq!(ends(objectives().with_buckets(&[])), [(100, 0)]);
+        assert_eq!(ends(Objectives::new(Vec::new()).with_buckets(&[])), []);
+        assert!(ends(objectives()).len() > 20);
+    }
 
     fn times(best_ns: u64, kernel: bool, application_ns: u64) -> Option<Times> {
         Some(Times {

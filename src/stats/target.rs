@@ -60,7 +60,7 @@ impl TargetSeries {
         Self { history: Some(Box::new(History::new(newest_max))), ..self }
     }
 
-    /// The `target` label.
+    /// The `target` label; empty for a probe on demand, of which only who asked is told.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -24,6 +24,7 @@
 
 pub mod clock;
 pub mod poll;
+pub mod sandbox;
 pub mod socket;
 pub mod supervisor;
 pub mod tcp_info;
@@ -225,14 +226,40 @@ pub fn set_priority(priority: Priority) -> std::io::Result<()> {
     }
 }
 
-/// Drops what the calling thread may do to the network beyond an ordinary program: `CAP_NET_RAW`,
-/// `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_PERFMON`. Threads that it starts later have them no more
-/// either; those that run keep theirs. Nothing happens where there are no capabilities.
+/// What a thread keeps of its privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing.
+    Nothing,
+    /// What it takes to leave by an interface of the user's choice: `CAP_NET_RAW` before Linux 5.7.
+    Interfaces,
+    /// What it takes to read files of others: `CAP_DAC_READ_SEARCH`.
+    Reading,
+}
+
+/// Drops what the calling thread may do to the network beyond an ordinary program: `CAP_NET_RAW`
+/// (since Linux 5.7: [`Kept::Interfaces`]), `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_PERFMON`. Threads
+/// that it starts later have them no more either; those that run keep theirs. Nothing happens where
+/// there are no capabilities.
 ///
 /// # Errors
 /// If the kernel refuses, which it never does for fewer.
 pub fn drop_capabilities() -> std::io::Result<()> {
     platform::thread::drop_capabilities()
+}
+
+/// Drops every privilege of the calling thread, and of those that it starts later, but these.
+///
+/// # Errors
+/// If the kernel refuses, which it never does for fewer.
+pub fn drop_all_capabilities_but(kept: Kept) -> std::io::Result<()> {
+    platform::thread::drop_all_capabilities_but(kept)
+}
+
+/// [`Kept::Reading`] if some of these files can be read by nothing less, else [`Kept::Nothing`].
+#[must_use]
+pub fn needed_to_read(files: &[std::path::PathBuf]) -> Kept {
+    platform::thread::needed_to_read(files)
 }
 
 /// What an error means for a connection.

@@ -114,6 +114,9 @@ pub(super) const STAMPS_REMEDY: &str =
 /// Threads: what this platform lets a program choose.
 pub(crate) mod thread {
     use std::io;
+    use std::path::PathBuf;
+
+    use crate::sys::Kept;
 
     /// Timed waits are as precise as the system makes them.
     pub(crate) const fn precise_sleep() {}
@@ -124,6 +127,19 @@ pub(crate) mod thread {
     /// Never.
     pub(crate) const fn drop_capabilities() -> io::Result<()> {
         Ok(())
+    }
+
+    /// There are no capabilities to drop.
+    ///
+    /// # Errors
+    /// Never.
+    pub(crate) const fn drop_all_capabilities_but(_kept: Kept) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Nothing, where there is nothing.
+    pub(crate) const fn needed_to_read(_files: &[PathBuf]) -> Kept {
+        Kept::Nothing
     }
 
     /// Not offered by this platform.

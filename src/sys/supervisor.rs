@@ -17,6 +17,12 @@ cfg_if::cfg_if! {
 /// What a service does until it is stopped, or why it could not.
 pub type Work = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
+/// Whether systemd started this program and listens to it.
+#[must_use]
+pub fn is_present() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Everything is up: sockets listen, threads run.
 pub fn ready() {
     manager::ready();

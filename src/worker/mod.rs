@@ -7,6 +7,7 @@
 
 mod accepting;
 pub mod noise;
+mod paths;
 mod relaying;
 mod sampling;
 mod sweeping;
@@ -15,6 +16,7 @@ mod turn;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -30,7 +32,7 @@ use crate::relay::{RelaySettings, UpstreamNews};
 use crate::sample::{CheckSample, CloseReason, ConnectionSample, Sample, UpstreamId};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries};
 use crate::sys::socket::SocketOptions;
-use crate::sys::{self, Checks, Io, IoOptions, Priority, Waker};
+use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
 /// How a worker runs.
 #[derive(Debug)]
@@ -125,6 +127,8 @@ pub struct NewProbe {
     pub target: TargetId,
     /// How.
     pub settings: ProbeSettings,
+    /// By how many connections, which take turns.
+    pub paths: NonZeroU8,
     /// Options of its sockets.
     pub options: Arc<SocketOptions>,
     /// Where its measurements go.
@@ -149,6 +153,8 @@ pub struct NewRelay {
     pub relay: TargetId,
     /// Where clients connect to.
     pub socket: Socket,
+    /// Nobody else accepts from this socket: whoever waits there is accepted before it is closed.
+    pub is_only_ours: bool,
     /// How they are relayed.
     pub settings: RelaySettings,
     /// Options of the sockets to upstreams.
@@ -281,5 +287,7 @@ fn prepare_thread(options: WorkerOptions) -> io::Result<Io> {
     if let Some(checks) = options.checks {
         io.enable_checks(checks)?;
     }
+    // Ring, priority and CPU are had.
+    sys::drop_all_capabilities_but(Kept::Interfaces)?;
     Ok(io)
 }

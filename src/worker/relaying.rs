@@ -29,6 +29,8 @@ pub(super) struct Relaying {
     number: TargetId,
     /// `None` once it accepts no more.
     listener: Option<FlowId>,
+    /// The same socket, if those that wait there are to be accepted at the end.
+    waiting: Option<Socket>,
     relay: Relay,
     /// Options of the sockets to upstreams.
     options: Arc<SocketOptions>,
@@ -65,12 +67,15 @@ pub(super) struct Relays {
 
 impl Turn {
     pub(super) fn add_relay(&mut self, new: NewRelay) {
-        let NewRelay { relay: number, socket, settings, options, series } = new;
+        let NewRelay { relay: number, socket, is_only_ours, settings, options, series } = new;
+        // Without a descriptor for it, those that wait at the end are lost.
+        let waiting = is_only_ours.then(|| socket.try_clone().ok()).flatten();
         let place = self.table.relays.list.len();
         let flow = self.table.insert(Flow::RelayListener { relay: place, resume_at: None });
         self.table.relays.list.push(Some(Relaying {
             number,
             listener: Some(flow),
+            waiting,
             relay: Relay::new(settings),
             options,
             series,
@@ -101,6 +106,10 @@ impl Turn {
     /// Accepts no more; the connections that there are may finish.
     pub(super) fn drain_relay(&mut self, relay: TargetId) {
         let Some((place, relaying)) = self.table.relays.find(relay) else { return };
+        if let Some(waiting) = relaying.waiting.take() {
+            self.accept_waiting(place, &waiting);
+        }
+        let Some((_, relaying)) = self.table.relays.find(relay) else { return };
         if let Some(listener) = relaying.listener.take() {
             self.io.close(listener);
             self.table.remove(listener);
@@ -110,7 +119,8 @@ impl Turn {
 
     /// Accepts no more, and ends every connection.
     pub(super) fn end_relay(&mut self, relay: TargetId, reason: CloseReason) {
-        let Some((place, _)) = self.table.relays.find(relay) else { return };
+        let Some((place, relaying)) = self.table.relays.find(relay) else { return };
+        relaying.waiting = None;
         let at = clock::now();
         while let Some(Some(relaying)) = self.table.relays.list.get(place)
             && let Some(&owner) = relaying.live.last()
@@ -119,6 +129,16 @@ impl Turn {
             self.apply_relayed(owner, at);
         }
         self.drain_relay(relay);
+    }
+
+    /// Accepts whoever waits in the kernel's queue: closing the socket would reset them.
+    fn accept_waiting(&mut self, place: usize, waiting: &Socket) {
+        if waiting.set_nonblocking(true).is_err() {
+            return;
+        }
+        while let Ok((socket, _)) = waiting.accept() {
+            self.relay_accepted(place, socket, clock::now());
+        }
     }
 
     /// No relay accepts any more.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
+use super::paths::Path;
 use super::relaying::{Relayed, Relays};
 use super::sweeping::Sweeping;
 use crate::check::Watch;
@@ -69,6 +70,8 @@ pub(super) struct Answering {
 pub(super) struct Probing {
     pub(super) target: TargetId,
     pub(super) probe: Probe,
+    /// Which of the target's connections this is.
+    pub(super) path: Path,
     pub(super) options: Arc<SocketOptions>,
     pub(super) series: Arc<ProbeSeries>,
     pub(super) told_finished: bool,
@@ -208,9 +211,9 @@ impl Probing {
 
     /// Says why there is no socket to connect with, once for each change.
     pub(super) fn log_no_socket(&mut self, failure: Failure, to: SocketAddr, why: &ProberError) {
-        if self.logged != Some(failure) {
+        let name = self.series.target().name();
+        if self.logged != Some(failure) && !name.is_empty() {
             self.logged = Some(failure);
-            let name = self.series.target().name();
             tracing::warn!(name, %to, %why, "no socket; trying again");
         }
     }
@@ -219,6 +222,9 @@ impl Probing {
     pub(super) fn log(&mut self, event: &Event<'_>) {
         let target = self.series.target();
         let (name, address) = (target.name(), target.address());
+        if name.is_empty() {
+            return;
+        }
         match event {
             Event::Connected => {
                 self.logged = None;
@@ -236,11 +242,11 @@ impl Probing {
 impl Watching {
     /// Says when a target's outcome changes.
     pub(super) fn log(&mut self, check: &CheckSample) {
-        if self.logged == Some(check.outcome) {
+        let target = self.series.target();
+        if self.logged == Some(check.outcome) || target.name().is_empty() {
             return;
         }
         self.logged = Some(check.outcome);
-        let target = self.series.target();
         let (name, address) = (target.name(), target.address());
         let outcome = check.outcome.name();
         match check.outcome {

@@ -1,8 +1,11 @@
 //! The loop of a measuring thread, one turn after the other.
 
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, TrySendError};
 
+use super::paths;
 use super::sampling::Sampling;
 use super::sweeping::Sweeping;
 use super::table::{Flow, Probing, Table, Watching};
@@ -48,7 +51,7 @@ pub(super) struct Turn {
     pub(super) table: Table,
     pub(super) outlets: Outlets,
     incoming: Receiver<Change>,
-    /// The flow of each target here, in the order of their numbers.
+    /// The flows of each target here, in the order of their numbers.
     by_target: Vec<(TargetId, FlowId)>,
     /// Flows that are due in this turn. Kept for its memory.
     due: Vec<FlowId>,
@@ -106,27 +109,29 @@ impl Turn {
     }
 
     fn add_probe(&mut self, new: NewProbe) {
-        let NewProbe { target, settings, options, series } = new;
+        let NewProbe { target, settings, paths, options, series } = new;
         let at = clock::now();
-        let probe = Probe::new(settings, at.mono);
-        let tcp_info = series.tcp_info().map(TcpInfoWriter::new);
-        let sampled = tcp_info.is_some();
-        let probing = Probing {
-            target,
-            probe,
-            options,
-            series,
-            told_finished: false,
-            tcp_info,
-            logged: None,
-        };
-        let flow = self.table.insert(Flow::Probe(Box::new(probing)));
-        if sampled {
-            self.sampled.push(flow);
-            self.sampling.add(at.mono);
+        for (settings, path) in paths::split(&settings, paths) {
+            let tcp_info = series.tcp_info().map(TcpInfoWriter::new);
+            let sampled = tcp_info.is_some();
+            let probing = Probing {
+                target,
+                probe: Probe::new(settings, at.mono),
+                path,
+                options: Arc::clone(&options),
+                series: Arc::clone(&series),
+                told_finished: false,
+                tcp_info,
+                logged: None,
+            };
+            let flow = self.table.insert(Flow::Probe(Box::new(probing)));
+            if sampled {
+                self.sampled.push(flow);
+                self.sampling.add(at.mono);
+            }
+            self.by_target.push((target, flow));
+            self.step(flow, Event::Due(at.mono), at);
         }
-        self.by_target.push((target, flow));
-        self.step(flow, Event::Due(at.mono), at);
     }
 
     fn add_watch(&mut self, new: NewWatch) {
@@ -156,31 +161,41 @@ impl Turn {
     }
 
     fn resolved(&mut self, target: TargetId, addresses: Option<Vec<SocketAddr>>) {
-        let known = self.by_target.binary_search_by_key(&target, |(known, _)| *known);
-        if let Ok(place) = known {
+        for place in self.flows_of(target) {
             let (_, flow) = self.by_target[place];
             self.step(flow, Event::Resolved(addresses.as_deref()), clock::now());
         }
     }
 
     fn remove(&mut self, target: TargetId) {
-        let Ok(place) = self.by_target.binary_search_by_key(&target, |(known, _)| *known) else {
+        let places = self.flows_of(target);
+        if places.is_empty() {
             return self.end_relay(target, CloseReason::Stopped);
-        };
-        let (_, flow) = self.by_target.remove(place);
-        let now = clock::now();
-        let Table { flows, outbox, .. } = &mut self.table;
-        match flows.get_mut(flow.index()) {
-            Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
-            Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
-            _ => {}
         }
-        self.apply(flow, now);
-        if let Some(place) = self.sampled.iter().position(|sampled| *sampled == flow) {
-            self.sampled.remove(place);
-            self.sampling.remove();
+        for place in places.clone() {
+            let (_, flow) = self.by_target[place];
+            let now = clock::now();
+            let Table { flows, outbox, .. } = &mut self.table;
+            match flows.get_mut(flow.index()) {
+                Some(Flow::Probe(probing)) => probing.probe.abandon(now, outbox),
+                Some(Flow::Watch(watching)) => watching.watch.abandon(outbox),
+                _ => {}
+            }
+            self.apply(flow, now);
+            if let Some(place) = self.sampled.iter().position(|sampled| *sampled == flow) {
+                self.sampled.remove(place);
+                self.sampling.remove();
+            }
+            self.table.remove(flow);
         }
-        self.table.remove(flow);
+        self.by_target.drain(places);
+    }
+
+    /// Places in `by_target`.
+    fn flows_of(&self, target: TargetId) -> Range<usize> {
+        let begin = self.by_target.partition_point(|(known, _)| *known < target);
+        let flows = self.by_target[begin..].iter().take_while(|(known, _)| *known == target);
+        begin..begin + flows.count()
     }
 
     fn finish(&mut self) {
@@ -413,10 +428,11 @@ impl Turn {
         match flows.get_mut(flow.index()) {
             Some(Flow::Probe(probing)) => {
                 for sample in &outbox.samples {
-                    probing.series.record(sample);
-                    self.outlets.report(probing.target, Finished::Probe(*sample));
+                    let sample = probing.path.numbered(sample);
+                    probing.series.record(&sample);
+                    self.outlets.report(probing.target, Finished::Probe(sample));
                 }
-                probing.series.publish(probing.probe.counters());
+                probing.series.publish(&probing.path.joined(probing.probe.counters()));
                 if probing.probe.is_finished() && !probing.told_finished {
                     let report = Report::Finished(probing.target);
                     probing.told_finished = self.outlets.reports.try_send(report).is_ok();

@@ -3,11 +3,16 @@
 //! these tests are skipped.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::Value;
 
+use crate::frames;
 use crate::prometheus::{Scraping, Server, is_installed};
 use crate::run::{PATIENCE, Run};
 use crate::site::{Place, report_skip};
@@ -42,6 +47,33 @@ const SEED_WITH_A_SUM: [&str; 3] = [
      + sum without (clock) (increase(tcp_echo_rtt_seconds_count[5m])))",
     "tcp_echo_timeouts_total / sum without (clock) (tcp_echo_rtt_seconds_count) * 1000",
 ];
+
+/// Clients of a relay, one after the other, until dropped.
+struct Clients(Arc<AtomicBool>);
+
+impl Clients {
+    fn start(at: SocketAddr) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        thread::spawn(move || {
+            while !told.load(Ordering::Acquire) {
+                // The relay may end first.
+                if let Ok(mut stream) = TcpStream::connect(at) {
+                    drop(stream.write_all(&frames::v1(1, 1)));
+                    drop(stream.read(&mut [0; 16]));
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self(over)
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// One query, and where it stands.
 struct Asked {
@@ -86,8 +118,7 @@ fn check_queries(test: &str, mut waiting: Vec<Asked>, native: bool) {
     let agent = Run::start(&Place::Here, &words);
     let relay =
         Run::start(&Place::Here, &format!("relay --listen=127.0.0.1:0 --upstream={checked} {web}"));
-    let _through =
-        Run::start(&Place::Here, &format!("probe {} --interval=20ms", relay.relay_address()));
+    let _clients = Clients::start(relay.relay_address());
     let scraped =
         [both.http_address(), check.http_address(), agent.http_address(), relay.http_address()];
     let server = Server::start_with(&Scraping {

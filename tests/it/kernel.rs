@@ -36,6 +36,12 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(set_parent_death_signal) };
 }
 
+/// Has Landlock and seccomp(2) answered with `EPERM` in the child, as some sandboxes do.
+pub(crate) fn forbid_sandbox(command: &mut Command) {
+    // SAFETY: the closure makes async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(install_sandbox_filter) };
+}
+
 /// Has io_uring_setup(2) answered with `EPERM` in the child, as container runtimes do by default.
 pub(crate) fn forbid_io_uring(command: &mut Command) {
     // SAFETY: the closure makes two async-signal-safe system calls and allocates nothing.
@@ -194,6 +200,13 @@ fn set_parent_death_signal() -> io::Result<()> {
 fn install_filter() -> io::Result<()> {
     let number = u32::try_from(libc::SYS_io_uring_setup).unwrap();
     install(&mut [load(0), unless_equal(number, 1), refuse(), allow()])
+}
+
+/// Landlock and seccomp(2) answered with `EPERM`.
+fn install_sandbox_filter() -> io::Result<()> {
+    let [landlock, seccomp] = [libc::SYS_landlock_create_ruleset, libc::SYS_seccomp]
+        .map(|number| u32::try_from(number).unwrap());
+    install(&mut [load(0), equal(landlock, 1), unless_equal(seccomp, 1), refuse(), allow()])
 }
 
 fn install_stamps_filter() -> io::Result<()> {

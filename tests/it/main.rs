@@ -51,6 +51,8 @@ mod servers;
 mod clients;
 /// A name server whose answers change.
 mod names;
+/// Web and name servers that answer as a test wants.
+mod sources;
 /// Targets that answer when nobody waits any more.
 mod late;
 /// Threads that burn the CPU at a better priority than ours.
@@ -98,6 +100,8 @@ mod supervisor;
 mod raw_syn;
 /// Who may do what.
 mod privileges;
+/// What a confined program can and cannot do.
+mod sandbox;
 /// SYNs timed in the kernel, on real interfaces.
 mod syn_timer;
 /// `rttscope doctor` tells what the others meet.
@@ -124,6 +128,10 @@ mod rules;
 mod dashboards;
 /// `rttscope run`: a configuration file that changes.
 mod agent;
+/// Targets that files, URLs and name servers tell of, and a mesh.
+mod discovery;
+/// `GET /probe`: who may be probed, and what is told of it.
+mod on_demand;
 /// `rttscope relay`: what it passes on, and what it tells.
 mod relay;
 /// The defects of Monkey D. TCP, each by its number.

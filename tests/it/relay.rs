@@ -93,11 +93,12 @@ fn bytes_come_through_as_they_are(site: &Site) {
 fn every_moment_agrees_with_an_independent_count(site: &Site) {
     let server = echo();
     let run = relay(site, &[server.address], "");
+    let at = run.relay_address();
     let (echoed, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
             for round in 1..=40_u64 {
-                let stream = connect(&Place::Here, run.relay_address());
+                let stream = connect(&Place::Here, at);
                 for part in 1..=25 {
                     let bytes = noise(round * part, 1_000);
                     ping(&stream, &bytes);
@@ -111,11 +112,11 @@ fn every_moment_agrees_with_an_independent_count(site: &Site) {
             let before = echoed.load(Ordering::Acquire);
             let now = run.scrape();
             let after = echoed.load(Ordering::Acquire);
-            // What came back was read before; one message may be on its way, and the end of one
-            // write may not be known yet.
+            // One message may be on its way, or its turn of the thread is not over yet.
             let counts = |family, side| now.count(family, &[("side", side)]);
             let (read, read_back) = (counts(READ, "client"), counts(READ, "upstream"));
-            assert!(before <= read_back && read_back <= read, "{before} {read_back} {read}");
+            let lower = before.saturating_sub(1_000);
+            assert!(lower <= read_back && read_back <= read, "{lower} {read_back} {read}");
             assert!(read <= after + 1_000, "{read} {after}");
             let (written, written_back) = (counts(WRITTEN, "upstream"), counts(WRITTEN, "client"));
             assert!(written <= read && written + 1_000 >= read, "{written} {read}");
@@ -256,7 +257,7 @@ fn a_restart_with_a_shared_port_refuses_nobody(site: &Site) {
     let mut old = start();
     let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..6 {
             scope.spawn(|| {
                 while !over.load(Ordering::Acquire) {
                     // Refused or reset is a failure.

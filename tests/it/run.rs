@@ -192,6 +192,18 @@ impl Run {
             )
     }
 
+    /// Every thread's name and its status (proc_pid_status(5)).
+    pub(crate) fn threads(&self) -> Vec<(String, String)> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok();
+        let thread = |path: std::path::PathBuf| {
+            let name = read(path.join("comm"))?.trim_end().to_owned();
+            // One that has ended meanwhile has none.
+            Some((name, read(path.join("status"))?))
+        };
+        threads.filter_map(|entry| thread(entry.unwrap().path())).collect()
+    }
+
     /// Waits until standard output has this many lines.
     pub(crate) fn wait_for_stdout(&self, count: usize) -> Vec<String> {
         let found = self.stdout.wait_for(|lines| (lines.len() >= count).then(|| lines.to_vec()));

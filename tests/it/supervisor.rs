@@ -39,6 +39,9 @@ fn the_service_manager_hears_of_readiness_life_and_the_end() {
     }
     // The first one comes at once; a timer never fires early.
     assert!(start.elapsed() >= watchdog, "life signs come too often");
+    // `systemctl reload` of a program that has nothing to reload.
+    serve.signal(Signal::HUP);
+    serve.wait_for_stderr("no configuration file");
     serve.signal(Signal::TERM);
     let mut last = next(&manager);
     while last.as_deref() == Some("WATCHDOG=1") {

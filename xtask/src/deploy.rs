@@ -84,14 +84,16 @@ fn units(root: &Path, drop_ins: &[&str]) -> Result<()> {
     if root.exists() {
         fs::remove_dir_all(root)?;
     }
-    let (system, program) = (root.join("etc/systemd/system"), root.join("usr/local/bin/rttscope"));
+    let system = root.join("etc/systemd/system");
     let extended = system.join("rttscope.service.d");
     fs::create_dir_all(&extended)?;
-    fs::create_dir_all(program.parent().expect("a folder above the file"))?;
     fs::create_dir_all(root.join("lib/systemd"))?;
     shell::output(shell::command("cp").args(["-r", SYSTEM_UNITS]).arg(root.join("lib/systemd")))?;
     // Only looked for, never run.
-    shell::output(shell::command("install").arg("xtask/Cargo.toml").arg(program))?;
+    for program in ["usr/local/bin/rttscope", "bin/kill"] {
+        let mut install = shell::command("install");
+        shell::output(install.args(["-D", "xtask/Cargo.toml"]).arg(root.join(program)))?;
+    }
     for name in ["rttscope.service", "rttscope.socket"] {
         fs::copy(shell::root().join("deploy/systemd").join(name), system.join(name))?;
     }

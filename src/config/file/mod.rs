@@ -1,7 +1,9 @@
 //! The file of `--config.file`: YAML in, one checked [`Config`] out, or every mistake that was
 //! found, each with its place and what to write instead. The seed's `targets.json` is one, too.
 
+mod discovery;
 mod module;
+mod on_demand;
 mod raw;
 mod relay;
 pub mod schema;
@@ -148,7 +150,11 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     let targets_max = targets_max.unwrap_or(limits::TARGETS_MAX);
     let defaults = raw.defaults.unwrap_or_default();
     let modules = modules(&defaults, raw.modules.unwrap_or_default(), measuring.clock, complaints);
-    let mut targets = Targets { modules: &modules, list: Vec::new(), names: HashMap::new() };
+    let modules = Arc::new(modules);
+    let reads = raw.targets_file.iter().map(|file| folder.join(&file.value)).collect();
+    let names: Vec<&str> = modules.keys().map(String::as_str).collect();
+    let on_demand = raw.probe.and_then(|raw| on_demand::checked(raw, &names, complaints));
+    let mut targets = Targets::new(&modules);
     for target in raw.targets.unwrap_or_default() {
         targets.add(target, complaints);
     }
@@ -161,7 +167,17 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
         let why = format!("{given} targets: must be at most {targets_max}; write fewer");
         complaints.0.push(Mistake { line: 0, column: 0, why });
     }
-    let agent = AgentSection { file: path.to_owned(), modules, targets, targets_max };
+    let discovery =
+        discovery::jobs(raw.discovery.unwrap_or_default(), &modules, folder, complaints);
+    let agent = AgentSection {
+        file: path.to_owned(),
+        reads,
+        modules,
+        targets,
+        discovery,
+        on_demand: on_demand.map(Arc::new),
+        targets_max,
+    };
     Config {
         relay,
         serve,
@@ -227,7 +243,11 @@ struct Targets<'a> {
     names: HashMap<String, Location>,
 }
 
-impl Targets<'_> {
+impl<'a> Targets<'a> {
+    fn new(modules: &'a BTreeMap<String, Arc<Module>>) -> Self {
+        Self { modules, list: Vec::new(), names: HashMap::new() }
+    }
+
     fn add(&mut self, raw: Spanned<RawTarget>, complaints: &mut Complaints) {
         let place = raw.referenced;
         let raw = raw.value;

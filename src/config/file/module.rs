@@ -1,5 +1,6 @@
 //! A module of the configuration file: its words and the defaults' in, checked settings out.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use serde_saphyr::Spanned;
@@ -52,6 +53,7 @@ pub(super) fn checked(
     let clock = clock.unwrap_or(program_clock);
     let (wire, padding_bytes) = wire(&layers, complaints);
     let is_echo = prober == Prober::Echo;
+    let paths = if is_echo { paths(&layers, complaints) } else { NonZeroU8::MIN };
     let method = layers.word(|raw| raw.method.as_ref());
     let method = complaints.choice("method", method, &MethodChoice::NAMED).unwrap_or_default();
     let tcp_info = layers.word(|raw| raw.tcp_info.as_ref());
@@ -67,11 +69,17 @@ pub(super) fn checked(
         window: window.unwrap_or_else(|| default(unsaid::WINDOW, setting::window)),
         count: None,
         duration: None,
+        paths,
         wire: if is_echo { wire } else { WireChoice::Auto },
         padding_bytes: if is_echo { padding_bytes } else { 0 },
         socket: socket(&layers, complaints),
         slos: slos(&layers, timeout, clock, complaints),
-        tcp_info: if is_echo { tcp_info } else { TcpInfoChoice::Default },
+        buckets: buckets(&layers, complaints),
+        tcp_info: match (is_echo, paths) {
+            (true, NonZeroU8::MIN) => tcp_info,
+            (true, _) => TcpInfoChoice::Off,
+            (false, _) => TcpInfoChoice::Default,
+        },
         check: match prober {
             Prober::Echo => None,
             Prober::Check => Some(method),
@@ -90,6 +98,7 @@ pub(super) fn default<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, BadVa
 /// What a module says must be of use to its kind of probe. The defaults are for all kinds.
 fn check_use(own: &RawModule, prober: Prober, complaints: &mut Complaints) {
     let echo_only = [
+        ("paths", own.paths.as_ref().map(|word| word.referenced)),
         ("wire", own.wire.as_ref().map(|word| word.referenced)),
         ("padding", own.padding.as_ref().map(|word| word.referenced)),
         ("tcp_info", own.tcp_info.as_ref().map(|word| word.referenced)),
@@ -127,6 +136,19 @@ fn times(layers: &Layers<'_>, complaints: &mut Complaints) -> (Duration, Duratio
     (interval, timeout)
 }
 
+fn paths(layers: &Layers<'_>, complaints: &mut Complaints) -> NonZeroU8 {
+    let word = layers.word(|raw| raw.paths.as_ref());
+    let paths = complaints.value("paths", word, setting::paths).unwrap_or(NonZeroU8::MIN);
+    if paths > NonZeroU8::MIN
+        && let Some(word) = &layers.own.tcp_info
+        && word.value != "off"
+    {
+        let why = "tcp_info is of one connection, and the module has several; leave it out";
+        complaints.at(word.referenced, why);
+    }
+    paths
+}
+
 fn wire(layers: &Layers<'_>, complaints: &mut Complaints) -> (WireChoice, u16) {
     let wire = complaints.choice("wire", layers.word(|raw| raw.wire.as_ref()), &WIRES);
     let wire = wire.unwrap_or_default();
@@ -149,6 +171,17 @@ fn socket(layers: &Layers<'_>, complaints: &mut Complaints) -> SocketOptions {
         dscp: complaints.value("dscp", layers.word(|raw| raw.dscp.as_ref()), setting::dscp),
         ttl: complaints.value("ttl", layers.word(|raw| raw.ttl.as_ref()), setting::ttl),
     }
+}
+
+fn buckets(layers: &Layers<'_>, complaints: &mut Complaints) -> Option<Vec<Duration>> {
+    let raw = layers.own.buckets.as_ref().or(layers.all.buckets.as_ref())?;
+    if raw.value.len() > limits::BUCKETS_MAX {
+        let most = limits::BUCKETS_MAX;
+        complaints.at(raw.referenced, format!("a module has at most {most} buckets; write fewer"));
+    }
+    let words = raw.value.iter().take(limits::BUCKETS_MAX);
+    let parsed = words.map(|word| complaints.value("buckets", Some(word), setting::bucket));
+    Some(parsed.collect::<Vec<_>>().into_iter().flatten().collect())
 }
 
 fn slos(

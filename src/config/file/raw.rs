@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup};
+use crate::config::mesh::MeshConfig;
 use crate::config::yaml::Word;
 
 #[derive(Default, Deserialize)]
@@ -17,6 +19,8 @@ pub(super) struct RawFile {
     pub(super) modules: Option<BTreeMap<String, Spanned<RawModule>>>,
     pub(super) targets: Option<Vec<Spanned<RawTarget>>>,
     pub(super) targets_file: Option<Word>,
+    pub(super) discovery: Option<Vec<Spanned<RawJob>>>,
+    pub(super) probe: Option<Spanned<RawOnDemand>>,
     pub(super) serve: Option<RawServe>,
     pub(super) relay: Option<RawRelay>,
     pub(super) web: Option<RawWeb>,
@@ -34,6 +38,7 @@ pub(super) struct RawModule {
     pub(super) adaptive: Option<Spanned<bool>>,
     pub(super) window: Option<Word>,
     pub(super) clock: Option<Word>,
+    pub(super) paths: Option<Word>,
     pub(super) wire: Option<Word>,
     pub(super) padding: Option<Word>,
     pub(super) method: Option<Word>,
@@ -43,6 +48,7 @@ pub(super) struct RawModule {
     pub(super) ttl: Option<Word>,
     pub(super) tcp_info: Option<Word>,
     pub(super) slos: Option<Vec<Spanned<RawSlo>>>,
+    pub(super) buckets: Option<Spanned<Vec<Word>>>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +67,41 @@ pub(super) struct RawTarget {
     pub(super) address: Option<Word>,
     pub(super) module: Option<Word>,
     pub(super) labels: Option<BTreeMap<String, Word>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJob {
+    pub(super) name: Option<Word>,
+    pub(super) module: Option<Word>,
+    #[serde(default)]
+    pub(super) static_configs: Vec<TargetGroup>,
+    #[serde(default)]
+    pub(super) file_sd_configs: Vec<FileSd>,
+    #[serde(default)]
+    pub(super) http_sd_configs: Vec<HttpSd>,
+    #[serde(default)]
+    pub(super) dns_sd_configs: Vec<DnsSd>,
+    #[serde(default)]
+    pub(super) relabel_configs: Vec<RelabelConfig>,
+    pub(super) mesh: Option<Spanned<MeshConfig>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOnDemand {
+    pub(super) allow: Option<Vec<Spanned<RawAllowed>>>,
+    pub(super) modules: Option<Spanned<OneOrMany>>,
+    pub(super) concurrency: Option<Word>,
+    pub(super) timeout_offset: Option<Word>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAllowed {
+    pub(super) networks: Option<Spanned<OneOrMany>>,
+    pub(super) hosts: Option<Spanned<OneOrMany>>,
+    pub(super) ports: Option<Spanned<OneOrMany>>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +168,7 @@ pub(super) struct RawMeasuring {
     pub(super) clock: Option<Word>,
     pub(super) busy_poll: Option<bool>,
     pub(super) priority: Option<Word>,
+    pub(super) sandbox: Option<Word>,
 }
 
 #[derive(Default, Deserialize)]
@@ -157,6 +199,14 @@ impl<'de> Deserialize<'de> for OneOrMany {
 
             fn visit_str<E: Error>(self, word: &str) -> Result<OneOrMany, E> {
                 Ok(OneOrMany(vec![word.to_owned()]))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {

@@ -19,6 +19,10 @@ enum Kind {
     Choice(&'static [&'static str]),
     /// A text, or a list of texts.
     OneOrMany,
+    /// A list of texts.
+    Many,
+    /// A number or a text, or a list of them.
+    NumbersOrTexts,
     /// A section.
     Section(&'static [Key]),
     /// Sections in a list.
@@ -69,6 +73,16 @@ impl Kind {
                     { "type": "array", "items": { "type": "string" }, "minItems": 1 },
                 ],
             })),
+            Self::Many => object(json!({
+                "type": "array",
+                "items": { "type": ["string", "number"] },
+            })),
+            Self::NumbersOrTexts => object(json!({
+                "anyOf": [
+                    { "type": ["string", "integer"] },
+                    { "type": "array", "items": { "type": ["string", "integer"] }, "minItems": 1 },
+                ],
+            })),
             Self::Section(keys) => section(keys),
             Self::List(keys) => {
                 object(json!({ "type": "array", "items": Value::Object(section(keys)) }))
@@ -101,6 +115,8 @@ const FILE: &[Key] = &[
     ),
     ("targets", Kind::List(TARGET), "Whom to probe."),
     ("targets_file", Kind::Text, "More targets, in the JSON file of tcp_ping_prometheus."),
+    ("discovery", Kind::List(JOB), "Whom to probe, as files, URLs and name servers say it."),
+    ("probe", Kind::Section(ON_DEMAND), "Whom GET /probe may probe; nobody without it."),
     ("serve", Kind::Section(SERVE), "Answer probes."),
     ("relay", Kind::Section(RELAY), "Pass connections on to upstreams."),
     ("web", Kind::Section(WEB), "The HTTP server; on :2112 unless it is said."),
@@ -120,6 +136,7 @@ const MODULE: &[Key] = &[
     ("adaptive", Kind::Bool, "Let the timeout follow the measured times (RFC 6298)."),
     ("window", Kind::Number, "Outcomes in the sliding loss window."),
     ("clock", Kind::Choice(CLOCKS), "The best clock, the kernel's or nothing, or ours only."),
+    ("paths", Kind::Number, "Connections to each target, which take turns; 1 by default."),
     ("wire", Kind::Choice(&["auto", "v1", "v2", "v3"]), "Frames to speak."),
     ("padding", Kind::Number, "Bytes added to every v3 frame."),
     ("method", Kind::Choice(&["auto", "syn", "quickack", "dial"]), "How to check."),
@@ -129,6 +146,12 @@ const MODULE: &[Key] = &[
     ("ttl", Kind::Number, "Time to live (hop limit), 1 to 255."),
     ("tcp_info", Kind::Choice(&["all", "default", "off"]), "What to show of TCP_INFO."),
     ("slos", Kind::List(SLO), "Objectives counted exactly."),
+    (
+        "buckets",
+        Kind::Many,
+        "Ends of the classic buckets of round trips, instead of 1-2-5 steps; those of the slos \
+         are there, too.",
+    ),
 ];
 
 const SLO: &[Key] = &[
@@ -147,6 +170,80 @@ const TARGET: &[Key] = &[
     ("address", Kind::Text, "host:port, [v6]:port, [v6%zone]:port."),
     ("module", Kind::Text, "How to probe it; the only module unless it is given."),
     ("labels", Kind::Texts, "Labels of all metrics of the target."),
+];
+
+const JOB: &[Key] = &[
+    ("name", Kind::Text, "The discovery label of its metrics; its place in the list by default."),
+    ("module", Kind::Text, "How to probe, unless a target's label __module__ says otherwise."),
+    ("static_configs", Kind::List(GROUP), "Targets that need no source."),
+    ("file_sd_configs", Kind::List(FILE_SD), "JSON or YAML files of targets."),
+    ("http_sd_configs", Kind::List(HTTP_SD), "URLs that answer targets as JSON."),
+    ("dns_sd_configs", Kind::List(DNS_SD), "Names whose records are targets."),
+    ("relabel_configs", Kind::List(RELABEL), "What happens to the labels of every target."),
+    ("mesh", Kind::Section(MESH), "Probe only some of the targets: those of this host's mesh."),
+];
+
+const GROUP: &[Key] = &[
+    ("targets", Kind::Many, "host:port each."),
+    ("labels", Kind::Texts, "Labels of all of them."),
+];
+
+const FILE_SD: &[Key] = &[
+    ("files", Kind::Many, "Paths; the last part may have one *."),
+    ("refresh_interval", Kind::Duration, "Files are compared every 2 s, or more often."),
+];
+
+const HTTP_SD: &[Key] = &[
+    ("url", Kind::Text, "http:// or https://, without a user."),
+    ("refresh_interval", Kind::Duration, "Time between two questions; 1m by default."),
+    ("timeout", Kind::Duration, "How long an answer may take; 10s by default."),
+    ("headers", Kind::Texts, "Headers of the question."),
+    ("tls_config", Kind::Section(TLS), "Whom https trusts."),
+];
+
+const TLS: &[Key] = &[("ca_file", Kind::Text, "Authorities in PEM format.")];
+
+const DNS_SD: &[Key] = &[
+    ("names", Kind::Many, "Names to ask for."),
+    ("type", Kind::Text, "SRV (the default), A or AAAA."),
+    ("port", Kind::Number, "The port of A and AAAA records."),
+    ("refresh_interval", Kind::Duration, "Longest time between two questions; 30s by default."),
+    ("servers", Kind::Many, "address:port of name servers, instead of the system's."),
+];
+
+const RELABEL: &[Key] = &[
+    ("source_labels", Kind::Many, "Labels whose values are joined and matched."),
+    ("separator", Kind::Text, "What joins them; ; by default."),
+    ("regex", Kind::Text, "Must match all of it; (.*) by default."),
+    ("target_label", Kind::Text, "The label that is written."),
+    ("replacement", Kind::Text, "What is written; $1 by default."),
+    ("action", Kind::Text, "replace, keep, drop, labelmap, labeldrop or labelkeep."),
+];
+
+const MESH: &[Key] = &[
+    ("self", Kind::Text, "This host's address among the targets; ${NAME} is a variable."),
+    ("labels", Kind::Texts, "This host's labels, while it is not among the targets."),
+    ("scopes", Kind::List(SCOPE), "Some peers of each."),
+];
+
+const SCOPE: &[Key] = &[
+    ("name", Kind::Text, "For people."),
+    ("same", Kind::Many, "Labels that must be this host's."),
+    ("other", Kind::Many, "Labels that must be none of this host's."),
+    ("peers", Kind::Number, "How many hosts are probed."),
+];
+
+const ON_DEMAND: &[Key] = &[
+    ("allow", Kind::List(ALLOWED), "Rules; what none of them allows is refused."),
+    ("modules", Kind::OneOrMany, "Modules that may be asked for; all unless it is given."),
+    ("concurrency", Kind::Number, "Probes at once; beyond it the answer is 503."),
+    ("timeout_offset", Kind::Duration, "How much earlier than Prometheus' timeout to end."),
+];
+
+const ALLOWED: &[Key] = &[
+    ("networks", Kind::OneOrMany, "Where the address must be, as 10.0.0.0/8."),
+    ("hosts", Kind::OneOrMany, "What the host must be called, as *.example.org; anything unless."),
+    ("ports", Kind::NumbersOrTexts, "Ports, as 443 or 4000-4010."),
 ];
 
 const SERVE: &[Key] = &[
@@ -205,6 +302,11 @@ const MEASURING: &[Key] = &[
     ("clock", Kind::Choice(CLOCKS), "The best clock, the kernel's or nothing, or ours only."),
     ("busy_poll", Kind::Bool, "Never sleep while waiting."),
     ("priority", Kind::Text, "nice:-20 to nice:19, fifo:1 to fifo:99."),
+    (
+        "sandbox",
+        Kind::Choice(&["auto", "on", "off"]),
+        "Confine the program once it has started: as far as possible, fully or not at all.",
+    ),
 ];
 
 const LIMITS: &[Key] = &[("targets", Kind::Number, "Most targets, wherever they come from.")];
@@ -228,10 +330,12 @@ mod tests {
     use serde_saphyr::{Error, Spanned};
 
     use super::super::raw::{
-        RawFile, RawHealth, RawLimits, RawListener, RawLog, RawMeasuring, RawModule, RawRelay,
-        RawServe, RawSlo, RawTarget, RawWeb,
+        RawAllowed, RawFile, RawHealth, RawJob, RawLimits, RawListener, RawLog, RawMeasuring,
+        RawModule, RawOnDemand, RawRelay, RawServe, RawSlo, RawTarget, RawWeb,
     };
     use super::*;
+    use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup, TlsTrust};
+    use crate::config::mesh::{MeshConfig, MeshScope};
 
     /// The keys that are read, as the complaint about another one lists them.
     fn check<T: DeserializeOwned>(keys: &[Key]) {
@@ -249,6 +353,17 @@ mod tests {
         check::<RawModule>(MODULE);
         check::<RawSlo>(SLO);
         check::<RawTarget>(TARGET);
+        check::<RawJob>(JOB);
+        check::<TargetGroup>(GROUP);
+        check::<FileSd>(FILE_SD);
+        check::<HttpSd>(HTTP_SD);
+        check::<TlsTrust>(TLS);
+        check::<DnsSd>(DNS_SD);
+        check::<RelabelConfig>(RELABEL);
+        check::<MeshConfig>(MESH);
+        check::<MeshScope>(SCOPE);
+        check::<RawOnDemand>(ON_DEMAND);
+        check::<RawAllowed>(ALLOWED);
         check::<RawServe>(SERVE);
         check::<RawRelay>(RELAY);
         check::<RawListener>(LISTENER);

@@ -13,6 +13,7 @@ use crate::config::{
     defaults as unsaid, limits, setting,
 };
 use crate::sys::IoChoice;
+use crate::sys::sandbox::SandboxChoice;
 
 pub(super) fn serve(raw: &RawServe, complaints: &mut Complaints) -> Option<ServeSection> {
     let listen = complaints.value("listen", raw.listen.as_ref(), parse_listen);
@@ -67,6 +68,9 @@ pub(super) fn measuring(raw: &RawMeasuring, complaints: &mut Complaints) -> Meas
         pin: complaints.value("pin", raw.pin.as_ref(), setting::pin).unwrap_or_default(),
         busy_poll: raw.busy_poll.unwrap_or(false),
         priority: complaints.value("priority", raw.priority.as_ref(), setting::priority),
+        sandbox: complaints
+            .choice("sandbox", raw.sandbox.as_ref(), &SandboxChoice::NAMED)
+            .unwrap_or_default(),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ReportMode, SloClock, WebListen, WireChoice, setting};
+use crate::config::{ReportMode, SloClock, TcpInfoChoice, WebListen, WireChoice, setting};
 use crate::sys::{ClockChoice, MethodChoice};
 
 fn good(text: &str) -> Config {
@@ -116,8 +116,8 @@ fn slips_are_told_with_their_place() {
     );
     check(
         "forward: {}",
-        &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, serve, \
-             relay, web, measuring, limits, log"],
+        &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, \
+          discovery, probe, serve, relay, web, measuring, limits, log"],
     );
     check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
     check(
@@ -158,6 +158,58 @@ fn slips_are_told_with_their_place() {
         &[":1:15: targets_file /nonexistent/x.json: cannot be read (No such file or directory \
          (os error 2)); write the path of a JSON file"],
     );
+}
+
+#[test]
+fn who_may_be_probed_on_demand_is_said_in_rules() {
+    let agent = good(
+        "modules: {a: {}, b: {prober: check}}\nprobe:\n  allow:\n  - {networks: 10.0.0.0/8, \
+         ports: [80, 4000-4010]}\n  - {networks: ['::1', 127.0.0.1], hosts: '*.example.org', \
+         ports: 443}\n  modules: [b]\n  concurrency: 2\n  timeout_offset: 100ms\n",
+    );
+    let section = agent.agent.unwrap().on_demand.unwrap();
+    assert_eq!((section.concurrency, section.timeout_offset), (2, Duration::from_millis(100)));
+    assert!(section.has_module("b") && !section.has_module("a"));
+    let allows = |host, port, ip: &str| section.allows(host, port, ip.parse().unwrap());
+    assert!(allows("x", 4005, "10.1.2.3") && !allows("x", 4011, "10.1.2.3"));
+    assert!(allows("x.example.org", 443, "127.0.0.1") && !allows("x", 443, "127.0.0.1"));
+    let section = good("probe: {allow: [{networks: '::/0', ports: 1-65535}]}").agent.unwrap();
+    let section = section.on_demand.unwrap();
+    assert_eq!((section.concurrency, section.timeout_offset), (16, Duration::from_millis(500)));
+    assert!(section.has_module("echo"));
+    assert_eq!(good("targets: []").agent.unwrap().on_demand, None);
+}
+
+#[test]
+fn a_rule_that_would_allow_by_accident_is_refused() {
+    let advice = "write allow: [{networks: 10.0.0.0/8, ports: 1-65535}]";
+    check("probe: {}", &[&format!(":1:8: probe allows nobody; {advice}")]);
+    check("probe: {allow: []}", &[&format!(":1:8: probe allows nobody; {advice}")]);
+    let needs = "a rule needs networks and ports; write networks: 10.0.0.0/8, ports: 1-65535";
+    check("probe: {allow: [{hosts: '*.a', ports: 1}]}", &[&format!(":1:17: {needs}")]);
+    check("probe: {allow: [{networks: '::1'}]}", &[&format!(":1:17: {needs}")]);
+    check(
+        "probe: {allow: [{networks: 10.0.0.1/8, ports: [0, 1]}], modules: c, concurrency: 0}",
+        &[
+            ":1:28: networks 10.0.0.1/8: has bits behind its prefix; write e.g. networks: \
+             10.0.0.0/8",
+            ":1:47: ports 0: is no port and no range of ports; write e.g. ports: 4000-4010",
+            ":1:66: modules: c is unknown; write echo",
+            ":1:82: concurrency 0: is no number of 1 to 256; write e.g. concurrency: 16",
+        ],
+    );
+}
+
+#[test]
+fn the_program_is_confined_unless_it_is_said() {
+    use crate::sys::sandbox::SandboxChoice;
+    assert_eq!(good("").measuring.sandbox, SandboxChoice::Auto);
+    for (name, choice) in SandboxChoice::NAMED {
+        let text = format!("measuring: {{sandbox: '{name}'}}");
+        assert_eq!(good(&text).measuring.sandbox, choice, "{name}");
+    }
+    // YAML 1.1 has other words for yes and no; these are words.
+    assert_eq!(good("measuring: {sandbox: off}").measuring.sandbox, SandboxChoice::Off);
 }
 
 #[test]
@@ -208,6 +260,112 @@ fn modules_must_make_sense() {
         &[
             ":1:42: clock kernel, but the module has none; write clock: application",
             ":1:54: the threshold is beyond the timeout of 800ms; write at most that",
+        ],
+    );
+}
+
+const DISCOVERY: &str = "
+modules: {a: {}, b: {}}
+discovery:
+- name: pods
+  module: a
+  dns_sd_configs: [{names: [x.example], type: A, port: 4000, refresh_interval: 5s}]
+  mesh: {self: '10.0.0.1:4000', scopes: [{name: all, peers: 3}]}
+- module: b
+  file_sd_configs: [{files: ['t/*.yml', /abs/x.json]}]
+  http_sd_configs: [{url: 'http://h/', tls_config: {ca_file: ca.pem}}]
+  relabel_configs: [{source_labels: [x], target_label: __module__}]
+";
+
+#[test]
+fn discovery_is_understood_and_its_paths_are_relative_to_the_file() {
+    let agent = good(DISCOVERY).agent.unwrap();
+    let [pods, second] = &agent.discovery[..] else { panic!("two") };
+    assert_eq!((pods.name.as_str(), pods.module.name.as_str()), ("pods", "a"));
+    assert_eq!((second.name.as_str(), second.module.name.as_str()), ("2", "b"));
+    assert_eq!(pods.mesh.as_ref().unwrap().scopes[0].peers, 3);
+    let files = second.file_sd_configs[0].files.iter().map(|file| file.path());
+    let expected = ["/etc/rttscope/t/*.yml", "/abs/x.json"].map(Path::new);
+    assert!(files.eq(expected));
+    let trust = &second.http_sd_configs[0].tls_config;
+    assert_eq!(trust.ca_file.as_deref(), Some(Path::new("/etc/rttscope/ca.pem")));
+    assert_eq!(second.relabel_configs.len(), 1);
+    assert_eq!(good(DISCOVERY).agent.unwrap().discovery, agent.discovery);
+}
+
+#[test]
+fn slips_of_discovery_are_told_with_their_place() {
+    let check_job = |job: &str, complaints: &[&str]| {
+        check(&format!("discovery:\n- {{{job}}}"), complaints);
+    };
+    check_job(
+        "",
+        &[":2:3: the discovery has no source; write e.g. file_sd_configs: [{files: [a.json]}]"],
+    );
+    check_job(
+        "file_sd_config: []",
+        &[":2:4: there is no key file_sd_config; write file_sd_configs"],
+    );
+    check_job("file_sd_configs: [{file: [a.json]}]", &[":2:23: there is no key file; write files"]);
+    check_job(
+        "dns_sd_configs: [{names: [a], typ: A}]",
+        &[":2:34: there is no key typ; write type"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], module: none",
+        &[":2:45: module: none is unknown; write echo"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], mesh: {self: h, scopes: []}",
+        &[":2:43: mesh: self h: has no port; write e.g. h:4000"],
+    );
+    check_job(
+        "static_configs: [{targets: []}], mesh: {self: 'h:1', scopes: [], peers: 2}",
+        &[":2:69: there is no key peers; write self, labels, scopes"],
+    );
+    let twice = "{name: a, static_configs: [{}]}";
+    check(
+        &format!("discovery: [{twice}, {twice}]"),
+        &[":1:46: is the second discovery named a; write another name:"],
+    );
+}
+
+#[test]
+fn buckets_are_durations() {
+    let text = "defaults: {buckets: [1ms, 10us]}\nmodules: {a: {}, b: {buckets: []}}";
+    let agent = good(text).agent.unwrap();
+    let micros = |module: &str| {
+        let ends = agent.modules[module].settings.buckets.clone();
+        ends.map(|ends| ends.iter().map(Duration::as_micros).collect::<Vec<_>>())
+    };
+    assert_eq!((micros("a"), micros("b")), (Some(vec![1_000, 10]), Some(Vec::new())));
+    check(
+        "modules: {a: {buckets: [1ms, 0s, 7]}}",
+        &[
+            ":1:30: buckets 0s: must be at least 1ns; write e.g. buckets: [100us, 1ms]",
+            ":1:34: buckets 7: has no unit (ns, us, ms, s, m, h, d); write e.g. buckets: [100us, \
+             1ms]",
+        ],
+    );
+}
+
+#[test]
+fn paths_are_several_connections_of_echo_probes() {
+    let text = "defaults: {paths: 8}\nmodules: {a: {}, b: {paths: 1}, c: {prober: check}}";
+    let agent = good(text).agent.unwrap();
+    let of = |module: &str| {
+        let settings = &agent.modules[module].settings;
+        (settings.paths.get(), settings.tcp_info)
+    };
+    assert_eq!(of("a"), (8, TcpInfoChoice::Off));
+    assert_eq!(of("b"), (1, TcpInfoChoice::Default));
+    assert_eq!(of("c"), (1, TcpInfoChoice::Default));
+    check(
+        "modules: {a: {paths: 0}, b: {prober: check, paths: 2}, c: {paths: 2, tcp_info: all}}",
+        &[
+            ":1:22: paths 0: is no number of 1 to 64; write e.g. paths: 8",
+            ":1:52: paths is for prober: echo; leave it out",
+            ":1:80: tcp_info is of one connection, and the module has several; leave it out",
         ],
     );
 }

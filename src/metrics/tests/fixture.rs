@@ -10,9 +10,9 @@ use crate::sample::{
 };
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives, SloSnapshot};
 use crate::stats::{
-    BuildInfo, CheckSeries, CheckSnapshot, EchoSnapshot, ProbeSeries, ProbeSnapshot, RelaySnapshot,
-    ReloadSnapshot, Snapshot, TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter, UpstreamSnapshot,
-    WebSnapshot, WorkerSnapshot,
+    BuildInfo, CheckSeries, CheckSnapshot, DiscoverySnapshot, EchoSnapshot, ListSnapshot,
+    ProbeSeries, ProbeSnapshot, RelaySnapshot, ReloadSnapshot, Snapshot, SourceSnapshot,
+    TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter, UpstreamSnapshot, WebSnapshot, WorkerSnapshot,
 };
 use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
@@ -137,6 +137,33 @@ fn relay() -> RelaySnapshot {
     }
 }
 
+fn discovery() -> DiscoverySnapshot {
+    let source = |source: &str, error: Option<&str>| SourceSnapshot {
+        list: "pods".to_owned(),
+        source: source.to_owned(),
+        good_at_ns: error.is_none().then_some(1_700_000_001_500_000_000),
+        refreshes: 31,
+        failures: 32,
+        targets: 33,
+        error: error.map(str::to_owned),
+    };
+    DiscoverySnapshot {
+        sources: vec![source("file:a.json", None), source("dns:b.example", Some("no answer"))],
+        lists: vec![ListSnapshot {
+            name: "pods".to_owned(),
+            targets: 34,
+            bad_addresses: 35,
+            bad_labels: 36,
+            bad_modules: 37,
+            duplicates: 38,
+            members: Some(39),
+        }],
+        duplicates: 40,
+        excess: 41,
+        excess_at_sources: 0,
+    }
+}
+
 /// One of everything.
 pub(super) fn snapshot() -> Snapshot {
     let words = std::array::from_fn(|word| 500 + u64::try_from(word).unwrap());
@@ -164,7 +191,9 @@ pub(super) fn snapshot() -> Snapshot {
         log_lines_dropped: 5,
         http_connections_refused: 4,
         web: Some(WebSnapshot { refused: [7, 2, 1], handshakes_failed: 6, last_reload_good: true }),
+        on_demand: Some([40, 3, 2, 1]),
         reload: Some(ReloadSnapshot { last_good: true, good_at_ns: 1_700_000_000_250_000_000 }),
+        discovery: Some(discovery()),
         probes: vec![probe(), unused_probe()],
         checks: vec![check(), unused_check()],
         echoes: vec![EchoSnapshot {

@@ -26,6 +26,8 @@ pub struct Examination {
     pub capabilities: Vec<Capability>,
     /// How the eBPF programs are attached: `tcx` or `clsact`.
     pub attachment: Option<&'static str>,
+    /// Whether a sandbox was asked for.
+    pub sandbox_wanted: bool,
     /// Whether io_uring was asked for.
     pub ring_wanted: bool,
     /// Whether checks timed by eBPF were asked for.

@@ -86,6 +86,7 @@ fn well() -> Examination {
         facts,
         capabilities: names.map(|name| Capability::new(name, None)).to_vec(),
         attachment: Some("tcx"),
+        sandbox_wanted: true,
         ring_wanted: true,
         timer_wanted: true,
         noise: vec![Lateness {

@@ -67,6 +67,7 @@ fn capability(examination: &Examination, found: &Capability) -> Feature {
     let Capability { name, available, reason } = found;
     let wanted = match *name {
         "io_uring" => examination.ring_wanted,
+        "landlock" | "seccomp" => examination.sandbox_wanted,
         "ebpf_syn_timer" => examination.timer_wanted,
         _ => true,
     };
@@ -94,6 +95,8 @@ fn purpose(name: &str) -> &'static str {
         "kernel_tx_stamps" => "the kernel stamps what is sent",
         "kernel_rx_stamps" => "the kernel stamps what is received",
         "raw_syn" => "half-open checks by SYNs of our own",
+        "landlock" => "a running program reads only the files that it needs, and writes none",
+        "seccomp" => "a running program makes only the system calls that it needs",
         _ => "",
     }
 }

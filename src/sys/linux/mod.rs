@@ -5,6 +5,7 @@ mod ethtool;
 mod facts;
 pub mod ports;
 pub mod process;
+pub(super) mod sandbox;
 pub mod stamp;
 pub mod syn;
 pub mod syn_timer;

@@ -1,9 +1,13 @@
 //! Where and how eagerly the calling thread runs.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet, capabilities, set_capabilities};
+
+use crate::sys::Kept;
 
 /// Lets timed waits end within a nanosecond of their deadline instead of the default 50 µs later
 /// (prctl(2), `PR_SET_TIMERSLACK`).
@@ -78,7 +82,55 @@ pub fn set_fifo(priority: u32) -> io::Result<()> {
 /// If the kernel refuses, which it never does for fewer.
 pub fn drop_capabilities() -> io::Result<()> {
     use CapabilitySet as Set;
-    keep_capabilities(!(Set::BPF | Set::NET_ADMIN | Set::NET_RAW | Set::PERFMON))
+    let network = Set::BPF | Set::NET_ADMIN | Set::NET_RAW | Set::PERFMON;
+    keep_capabilities(!network | to_choose_interfaces())
+}
+
+/// See [`crate::sys::drop_all_capabilities_but`].
+///
+/// # Errors
+/// If the kernel refuses, which it never does for fewer.
+pub fn drop_all_capabilities_but(kept: Kept) -> io::Result<()> {
+    keep_capabilities(match kept {
+        Kept::Nothing => CapabilitySet::empty(),
+        Kept::Interfaces => to_choose_interfaces(),
+        Kept::Reading => CapabilitySet::DAC_READ_SEARCH,
+    })
+}
+
+/// See [`crate::sys::needed_to_read`]. Tries it without; what cannot be read with them either, they
+/// do not help.
+pub fn needed_to_read(files: &[PathBuf]) -> Kept {
+    let all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    let Ok(held) = capabilities(None) else { return Kept::Nothing };
+    if !held.effective.contains(CapabilitySet::DAC_READ_SEARCH) {
+        return Kept::Nothing;
+    }
+    let unreadable = |files: &[PathBuf]| {
+        let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        // A pipe would hold us up.
+        let files = files.iter().filter(|file| !file.exists() || file.is_file());
+        files.filter(|file| File::open(file).is_err_and(denied)).count()
+    };
+    let with = unreadable(files);
+    let fewer = CapabilitySets { effective: held.effective & !all, ..held };
+    if set_capabilities(None, fewer).is_err() {
+        return Kept::Nothing;
+    }
+    let without = unreadable(files);
+    // What is permitted may become effective again (capabilities(7)).
+    match set_capabilities(None, held) {
+        Ok(()) if without > with => Kept::Reading,
+        _ => Kept::Nothing,
+    }
+}
+
+/// What `SO_BINDTODEVICE` takes here: nothing since Linux 5.7 (net/core/sock.c).
+fn to_choose_interfaces() -> CapabilitySet {
+    let release = super::kernel_release();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if (major, minor) < (5, 7) { CapabilitySet::NET_RAW } else { CapabilitySet::empty() }
 }
 
 /// Drops all capabilities of the calling thread but these. Whatever is neither permitted nor
@@ -90,7 +142,8 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
         permitted: held.permitted & kept,
         inheritable: held.inheritable & kept,
     };
-    Ok(set_capabilities(None, fewer)?)
+    // Whoever forbids capset(2) has no need of it.
+    if fewer == held { Ok(()) } else { Ok(set_capabilities(None, fewer)?) }
 }
 
 /// The shortest slice that the kernel grants (kernel/sched/syscalls.c, `__setparam_fair`).

@@ -51,6 +51,7 @@ impl Rig {
         worker.change(Change::Relay(Box::new(NewRelay {
             relay: RELAY,
             socket,
+            is_only_ours: true,
             settings,
             options: Arc::default(),
             series: Arc::clone(&series),

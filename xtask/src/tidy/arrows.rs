@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 24] = [
+const ARROWS: [(&str, Names); 25] = [
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -37,6 +37,7 @@ const ARROWS: [(&str, Names); 24] = [
             "time",
         ]),
     ),
+    ("discovery", Names::Only(&["config", "time"])),
     ("rules", Names::Only(&["config"])),
     ("log", Names::Only(&["config", "sys", "time"])),
     ("metrics", Names::Only(&["histogram", "host", "sample", "stats", "tcp_info", "time"])),
@@ -58,7 +59,7 @@ const ARROWS: [(&str, Names); 24] = [
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
     // One row for the leaves of the pure core.
-    ("dial schedule timers wire loss histogram host tcp_info mix", Names::Only(&["time"])),
+    ("dial schedule timers wire loss histogram host tcp_info mix mesh", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.

@@ -19,6 +19,7 @@ mod connection;
 pub(super) mod features;
 mod join;
 mod raw;
+mod restrict;
 mod submit;
 
 use std::io;
@@ -95,6 +96,7 @@ impl Uring {
     /// `ENOSYS`, `EPERM` or `EINVAL` where io_uring is absent, forbidden or too old.
     pub fn open(options: &IoOptions) -> io::Result<Self> {
         let deferred = Ring::builder()
+            .setup_r_disabled()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
@@ -103,13 +105,15 @@ impl Uring {
         let (ring, is_deferred) = match deferred {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 let mut cooperative = Ring::builder();
-                cooperative.setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(COMPLETIONS);
+                cooperative.setup_r_disabled().setup_coop_taskrun().setup_taskrun_flag();
+                cooperative.setup_cqsize(COMPLETIONS);
                 (cooperative.build(SUBMISSIONS)?, false)
             }
             deferred => (deferred?, true),
         };
         tracing::debug!(deferred = is_deferred, "a ring is open");
         let buffers = BufferRing::register(&ring.submitter(), GROUP)?;
+        restrict::enable(&ring.submitter())?;
         let mut uring = Self {
             ring,
             buffers,
