@@ -1,5 +1,5 @@
-//! The listeners of a worker, above all the responder's: sockets that were accepted go in, flows that answer on
-//! them come out.
+//! The listeners of a worker, above all the responder's: sockets that were accepted go in, flows
+//! that answer on them come out.
 
 use std::io;
 use std::sync::Arc;

@@ -180,7 +180,7 @@ impl Poll {
         }
     }
 
-    /// Writes what was just read from the other connection, and keeps what the socket does not take.
+    /// Writes what was just read from the other connection; keeps what the socket does not take.
     fn write_fresh(&mut self, flow: FlowId, bytes: &[u8]) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         match entry.socket.send(bytes) {

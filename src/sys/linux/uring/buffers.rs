@@ -50,8 +50,8 @@ impl BufferRing {
         let base = NonNull::new(base.cast()).expect("a successful mmap is not null");
         let mut ring = Self { base, group, tail: 0 };
         let address = base.as_ptr().expose_provenance() as u64;
-        // SAFETY: the mapping is page-aligned, holds an entry for each buffer, and outlives the io_uring:
-        // `Uring` declares its ring before this field and so drops it first.
+        // SAFETY: the mapping is page-aligned, holds an entry for each buffer, and outlives the
+        // io_uring: `Uring` declares its ring before this field and so drops it first.
         unsafe { submitter.register_buf_ring_with_flags(address, group.buffers, group.number, 0) }?;
         for buffer in 0..group.buffers {
             ring.give_back(buffer);
