@@ -3,8 +3,8 @@
 //!
 //! # Two planes
 //! **Data plane**: N measuring threads ([`worker`]). Each owns its I/O ([`sys::Io`], io_uring or
-//! readiness), its flows ([`probe`], [`echo`], [`check`]) and its series ([`stats`]); it runs no
-//! async runtime, takes no lock and allocates nothing for a probe.
+//! readiness), its flows ([`probe`], [`echo`], [`check`], [`load`]) and its series ([`stats`]); it
+//! runs no async runtime, takes no lock and allocates nothing for a probe.
 //! **Control plane** ([`app`]): one single-threaded tokio runtime for HTTP, signals and name
 //! resolution, and one thread for standard output. The planes meet in [`stats`] (one writer, many
 //! readers) and in bounded channels of changes and reports. A scrape does no network I/O and never
@@ -76,7 +76,7 @@
 //!
 //! ```text
 //! main → cli → { config, rules }  app → everything
-//!              app → worker → { probe, echo, check, relay } → { event, sample, … } → time
+//!              app → worker → { probe, echo, check, relay, load } → { event, sample, … } → time
 //!              app → relayer → worker
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → config
@@ -101,6 +101,7 @@ pub mod probe;
 pub mod echo;
 pub mod check;
 pub mod relay;
+pub mod load;
 
 pub mod host;
 #[expect(unsafe_code, reason = "system calls live here and nowhere else")]

@@ -18,6 +18,7 @@ use crate::config::{HostPort, InfoSection, duration};
 use crate::report::info;
 use crate::report::live::{Size, View};
 use crate::stats::Stats;
+use crate::sys::socket::SocketOptions;
 use crate::sys::{clock, socket, tcp_info};
 use crate::tcp_info::{Raw, State};
 
@@ -40,9 +41,9 @@ pub(super) async fn run(
 ) -> Result<Verdict> {
     let connection = tokio::select! {
         Ok(_) = &mut signal => return Ok(Verdict::Unanswered),
-        connection = connect(info) => connection?,
+        connection = connect(&info.address, info.timeout, &info.socket) => connection?,
     };
-    let Some(connection) = connection else { return Ok(Verdict::Unanswered) };
+    let Some((connection, _)) = connection else { return Ok(Verdict::Unanswered) };
     let first = Raw::of(&connection).context("TCP_INFO")?;
     let (looks, incoming) = sync_channel(LOOKS_MAX);
     let progress = Arc::<AtomicU64>::default();
@@ -90,18 +91,22 @@ async fn watch(connection: &Socket, looks: &SyncSender<Raw>) -> Result<()> {
 }
 
 /// A connection to one of the address's hosts; `None`, and a word in the log, if there is none.
-async fn connect(info: &InfoSection) -> Result<Option<Socket>> {
-    let deadline = clock::mono().after(info.timeout);
-    let HostPort { host, port } = &info.address;
+pub(super) async fn connect(
+    to: &HostPort,
+    timeout: Duration,
+    options: &SocketOptions,
+) -> Result<Option<(Socket, SocketAddr)>> {
+    let deadline = clock::mono().after(timeout);
+    let HostPort { host, port } = to;
     let lookup = tokio::net::lookup_host((host.as_str(), *port));
-    let addresses: Vec<SocketAddr> = match tokio::time::timeout(info.timeout, lookup).await {
+    let addresses: Vec<SocketAddr> = match tokio::time::timeout(timeout, lookup).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
             tracing::error!(host, %error, "the name cannot be resolved");
             return Ok(None);
         }
         Err(_) => {
-            let timeout = duration::to_text(info.timeout);
+            let timeout = duration::to_text(timeout);
             tracing::error!(host, timeout, "the resolver did not answer in time");
             return Ok(None);
         }
@@ -114,12 +119,12 @@ async fn connect(info: &InfoSection) -> Result<Option<Socket>> {
         if left.is_zero() {
             break;
         }
-        let socket = socket::prober(address, &info.socket)?;
+        let socket = socket::prober(address, options)?;
         let connecting = tokio::task::spawn_blocking(move || {
             socket.connect_timeout(&address.into(), left).map(|()| socket)
         });
         match connecting.await.context("the connecting thread")? {
-            Ok(socket) => return Ok(Some(socket)),
+            Ok(socket) => return Ok(Some((socket, address))),
             Err(error) => tracing::error!(%address, %error, "cannot connect"),
         }
     }

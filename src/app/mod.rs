@@ -7,6 +7,8 @@ mod confine;
 mod discovered;
 mod doctor;
 mod info;
+mod load;
+mod load_output;
 mod on_demand;
 mod output;
 mod preflight;
@@ -19,6 +21,7 @@ mod sweep_output;
 mod web;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,7 +43,7 @@ use crate::host::Capability;
 use crate::relayer::Relay;
 use crate::stats::{EchoSeries, Stats, WorkerSeries};
 use crate::sys::sandbox::Sandbox;
-use crate::sys::{self, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
+use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
 use crate::time::duration_ns;
 use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
 
@@ -65,8 +68,9 @@ pub fn run(config: &Config) -> Result<Verdict> {
     if let Some(section) = &config.doctor {
         return doctor::run(section, config);
     }
+    let plot = config.load.as_ref().map(load::open_plot).transpose()?.flatten();
     let sandbox = confine::begin(config)?;
-    let opened = Opened { checks: checking::open(config)?, sandbox };
+    let opened = Opened { plot, checks: checking::open(config)?, sandbox };
     let stats = Arc::new(Stats::default());
     let (screen, log) = Screen::open(config, &stats)?;
     let verdict = run_logged(config, opened, screen, stats);
@@ -76,6 +80,8 @@ pub fn run(config: &Config) -> Result<Verdict> {
 
 /// What is set up first of all.
 struct Opened {
+    /// Where a load's picture goes.
+    plot: Option<File>,
     checks: Vec<Checks>,
     /// Half of it holds already.
     sandbox: Sandbox,
@@ -88,9 +94,10 @@ fn run_logged(
     stats: Arc<Stats>,
 ) -> Result<Verdict> {
     let signal = signals::catch()?;
-    // A run of checks has clocks of its own, and its own word on them; a look needs none.
-    let clock = match (&config.check, &config.info) {
-        (None, None) => config.measuring.clock,
+    // A run of checks has clocks of its own, and its own word on them; a look needs none, and a
+    // load only ours.
+    let clock = match (&config.check, &config.info, &config.load) {
+        (None, None, None) => config.measuring.clock,
         _ => ClockChoice::Application,
     };
     let detected = sys::detect(config.measuring.io, clock)?;
@@ -101,6 +108,9 @@ fn run_logged(
         .build()
         .context("the control plane's runtime")?;
     let verdict = runtime.block_on(async {
+        if let Some(load) = &config.load {
+            return load::run(config, load, &mut opened, &detected, screen, &stats, signal).await;
+        }
         match (&config.check, &config.info) {
             (Some(check), _) => {
                 sweep::run(config, check, &mut opened, &detected, screen, &stats, signal).await
@@ -161,6 +171,8 @@ struct Workshop<'a> {
     stats: &'a Stats,
     /// CPUs handed out so far.
     pinned: usize,
+    /// What each connection may hold.
+    buffers: Buffers,
 }
 
 /// Why the program ends.
@@ -174,10 +186,16 @@ enum End {
     WorkerDied,
 }
 
+fn tell_missing(detected: &Detected, config: &Config) {
+    for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
+        tracing::info!(capability = name, reason, "not available; measuring without");
+    }
+}
+
 impl App {
     fn start(
         config: &Config,
-        Opened { checks, sandbox }: &mut Opened,
+        Opened { checks, sandbox, .. }: &mut Opened,
         detected: &Detected,
         screen: Screen,
         stats: Arc<Stats>,
@@ -210,9 +228,7 @@ impl App {
             }
             None => (None, None),
         };
-        for Capability { name, reason, .. } in detected.missing(config.measuring.io) {
-            tracing::info!(capability = name, reason, "not available; measuring without");
-        }
+        tell_missing(detected, config);
         let (output, samples) = match &config.probe {
             Some(_) => Output::start(screen, Arc::clone(&stats), metrics_url)?,
             None => (None, None),
@@ -224,6 +240,7 @@ impl App {
             outlets,
             stats: &stats,
             pinned: 0,
+            buffers: Buffers::default(),
         };
         let mut app = Self {
             stats: Arc::clone(&stats),
@@ -429,6 +446,7 @@ impl Workshop<'_> {
                 backend: self.measuring.io,
                 stamps: self.stamps,
                 busy_poll: self.measuring.busy_poll,
+                buffers: self.buffers,
                 ..IoOptions::default()
             },
             cpu,

@@ -57,7 +57,8 @@ impl Screen {
         let probe = config.probe.as_ref().map(|probe| probe.report);
         let check = config.check.as_ref().map(|check| check.report);
         let info = config.info.as_ref().map(|info| info.report);
-        let screen = match probe.or(check).or(info) {
+        let load = config.load.as_ref().map(|load| load.report);
+        let screen = match probe.or(check).or(info).or(load) {
             Some(ReportMode::Live) => Self::Live(Arc::new(Mutex::new(View::new(io::stdout())))),
             Some(ReportMode::Json) => Self::Json,
             Some(ReportMode::Quiet) | None => Self::Quiet,

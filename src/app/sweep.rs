@@ -23,7 +23,7 @@ use crate::host::Capability;
 use crate::report::check::{Asked, Setting, Tally};
 use crate::sample::Method;
 use crate::stats::Stats;
-use crate::sys::{Checks, Detected, Followed, Follower, clock};
+use crate::sys::{Buffers, Checks, Detected, Followed, Follower, clock};
 use crate::time::{Mono, duration_ns};
 use crate::worker::{Change, NewSweep, Outlets, Remote, Report, Results, TargetId, Worker};
 
@@ -58,7 +58,7 @@ type ByHost = Vec<(String, Vec<(usize, u16)>)>;
 pub(super) async fn run(
     config: &Config,
     check: &CheckSection,
-    Opened { checks: opened, sandbox }: &mut Opened,
+    Opened { checks: opened, sandbox, .. }: &mut Opened,
     detected: &Detected,
     screen: Screen,
     stats: &Arc<Stats>,
@@ -74,8 +74,8 @@ pub(super) async fn run(
     preflight::check(&check.addresses, &check.socket)?;
     let (reports, incoming) = mpsc::channel(4 * limits::THREADS_MAX);
     let outlets = Outlets { reports, samples: None, stats: Arc::clone(stats) };
-    let mut workshop =
-        Workshop { measuring: &config.measuring, stamps: false, outlets, stats, pinned: 0 };
+    let (measuring, buffers) = (&config.measuring, Buffers::default());
+    let mut workshop = Workshop { measuring, stamps: false, outlets, stats, pinned: 0, buffers };
     let Crew { members, method } = start_workers(check, opened, &mut workshop)?;
     // Workers hold the only other ends: the run is over when they are gone.
     drop(workshop);

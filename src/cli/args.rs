@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::completions::CompletionsCommand;
 use super::doctor::DoctorCommand;
+use super::load::LoadCommand;
 use super::manual::ManCommand;
 use super::relay::RelayCommand;
 use super::service::ServiceCommand;
@@ -54,6 +55,9 @@ pub(super) enum Command {
     /// Pass TCP connections on to upstreams, and measure them on the way.
     #[command(after_help = "Example: rttscope relay --listen :8080 --upstream 10.0.0.1:80")]
     Relay(RelayCommand),
+    /// Load a peer that returns every byte, and check each: exit code 1 if a request failed.
+    #[command(after_help = "Example: rttscope load 10.0.0.1:4000 --rate 10000 --size 64 --size 8K")]
+    Load(LoadCommand),
     /// Say what works here, what does not, and how to change that: exit code 1 without kernel time.
     #[command(after_help = "Example: rttscope doctor --threads 2 --pin 2-3 --priority fifo:10")]
     Doctor(DoctorCommand),

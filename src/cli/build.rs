@@ -9,8 +9,8 @@ use super::args::{
     ServeCommand, SocketFlags, WebFlags,
 };
 use super::{
-    Parsed, Place, UsageError, check, completions, doctor, manual, relay, rules, run, service,
-    targets,
+    Parsed, Place, UsageError, check, completions, doctor, load, manual, relay, rules, run,
+    service, targets,
 };
 use crate::config::address::parse_listen;
 use crate::config::{
@@ -39,6 +39,7 @@ pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
         }
         Command::Info(command) => info(command)?,
         Command::Relay(command) => relay::config(command)?,
+        Command::Load(command) => load::config(command)?,
         Command::Doctor(command) => doctor::config(command)?,
         Command::Service(command) => return service::parsed(command),
         Command::Completions(command) => {
@@ -71,6 +72,7 @@ fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: None,
+        load: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
         agent: None,
@@ -101,6 +103,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         probe: Some(probe),
         check: None,
         info: None,
+        load: None,
         doctor: None,
         agent: None,
         web,
@@ -117,6 +120,7 @@ fn both(command: &BothCommand) -> Result<Config, UsageError> {
         probe: Some(probe_section(&command.prober, measuring.clock)?),
         check: None,
         info: None,
+        load: None,
         web: Some(web_section(&command.web_listen_address, &command.web)?),
         doctor: None,
         agent: None,
@@ -142,6 +146,7 @@ fn info(command: &InfoCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: Some(section),
+        load: None,
         doctor: None,
         agent: None,
         web: None,

@@ -37,6 +37,7 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
         probe: None,
         check,
         info: None,
+        load: None,
         doctor: None,
         agent: None,
         web: None,

@@ -9,7 +9,8 @@ use crate::config::nearest::nearest;
 
 /// Every command with what it needs.
 const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
-                             rttscope check ADDR, rttscope info ADDR or rttscope rules";
+                             rttscope check ADDR, rttscope info ADDR, rttscope load TARGET or \
+                             rttscope rules";
 
 /// The line for `error`, which clap found in `args`.
 pub(super) fn one_line(error: &clap::Error, args: &[OsString]) -> UsageError {

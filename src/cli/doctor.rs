@@ -23,6 +23,7 @@ pub(super) fn config(command: &DoctorCommand) -> Result<Config, UsageError> {
         probe: None,
         check: None,
         info: None,
+        load: None,
         doctor: Some(DoctorSection { json: command.json }),
         agent: None,
         web: None,

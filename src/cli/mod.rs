@@ -17,6 +17,7 @@ mod check;
 mod complaint;
 mod completions;
 mod doctor;
+mod load;
 mod manual;
 mod relay;
 mod rules;
@@ -26,7 +27,7 @@ mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "serve",
     "probe",
@@ -34,6 +35,7 @@ const COMMANDS: [&str; 12] = [
     "check",
     "info",
     "relay",
+    "load",
     "doctor",
     "rules",
     "service",

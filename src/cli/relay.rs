@@ -96,6 +96,7 @@ pub(super) fn config(command: &RelayCommand) -> Result<Config, UsageError> {
     };
     Ok(Config {
         relay: Some(section),
+        load: None,
         serve: None,
         probe: None,
         check: None,

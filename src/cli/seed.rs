@@ -225,6 +225,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
         probe: prober,
         check: None,
         info: None,
+        load: None,
         web: Some(WebSection {
             listen: WebListen::Addresses(vec![flag("metrics", &flags.metrics, listen)?]),
             config_file: None,

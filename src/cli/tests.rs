@@ -75,6 +75,7 @@ fn nothing() -> Config {
         probe: None,
         check: None,
         info: None,
+        load: None,
         doctor: None,
         agent: None,
         web: None,
@@ -513,7 +514,8 @@ fn info_command_lines() {
 
 /// What is written if there is no command.
 const COMMAND_LINES: &str = "rttscope serve, rttscope probe TARGET, rttscope both, \
-                             rttscope check ADDR, rttscope info ADDR or rttscope rules";
+                             rttscope check ADDR, rttscope info ADDR, rttscope load TARGET or \
+                             rttscope rules";
 
 #[test]
 fn bad_words_and_flags() {

@@ -15,6 +15,7 @@ pub mod agent;
 pub mod discovery;
 pub mod duration;
 pub mod file;
+pub mod load;
 pub mod mesh;
 pub mod nearest;
 pub mod on_demand;
@@ -32,6 +33,7 @@ pub use self::relay::{
 pub use self::service::{Service, ServiceOrder};
 
 use self::agent::AgentSection;
+use self::load::LoadSection;
 
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Config {
     pub check: Option<CheckSection>,
     /// Show what the kernel knows of one connection, if present. Alone.
     pub info: Option<InfoSection>,
+    /// Load a target, if present. Alone.
+    pub load: Option<LoadSection>,
     /// Say what works here and what does not, if present. Alone.
     pub doctor: Option<DoctorSection>,
     /// Serve HTTP, if present.
@@ -342,6 +346,16 @@ pub mod defaults {
     pub const PROBE_CONCURRENCY: &str = "16";
     /// See [`super::on_demand::OnDemandSection::timeout_offset`]; blackbox_exporter's.
     pub const PROBE_TIMEOUT_OFFSET: &str = "500ms";
+    /// See [`super::load::Scenario::connections`]; the seed's, as the two below.
+    pub const LOAD_CONNECTIONS: &str = "10";
+    /// See [`super::load::Scenario::message_bytes`].
+    pub const MESSAGE_SIZE: &str = "1024";
+    /// See [`super::load::Scenario::duration`].
+    pub const LOAD_DURATION: &str = "30s";
+    /// See [`super::load::LoadSection::warm_up`].
+    pub const WARM_UP: &str = "1s";
+    /// See [`super::load::LoadSection::timeout`].
+    pub const LOAD_TIMEOUT: &str = "5s";
     /// The `job` label that rules expect.
     pub const JOB: &str = "rttscope";
     /// See [`super::MeasuringSection::threads`].
@@ -430,6 +444,18 @@ pub mod limits {
     pub const BCRYPT_COST_MAX: u32 = 18;
     /// Longest interval of the HTTP server's rate limit.
     pub const RATE_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+    /// Connections of a load: about as many as there are ports for one peer.
+    pub const LOAD_CONNECTIONS_MAX: usize = 60_000;
+    /// Requests per second of a load.
+    pub const LOAD_RATE_MAX: u64 = 10_000_000;
+    /// Bytes of a request of a load.
+    pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+    /// Bytes of one request of each connection of a load.
+    pub const LOAD_BYTES_MAX: usize = 1 << 30;
+    /// Runs of one load.
+    pub const SCENARIOS_MAX: usize = 256;
+    /// Bytes of a file of scenarios.
+    pub const LOAD_FILE_BYTES_MAX: u64 = 1_024 * 1_024;
     /// Changes waiting for one worker.
     pub const CHANGES_MAX: usize = 1_024;
     /// Samples waiting for the JSON writer; beyond it they are dropped there and counted.

@@ -9,6 +9,8 @@ pub mod doctor;
 pub mod info;
 pub mod json;
 pub mod live;
+pub mod load;
+pub mod plot;
 pub mod table;
 pub mod units;
 

@@ -5,10 +5,12 @@
 
 mod check;
 mod counters;
+mod load;
 mod relay;
 
 pub use check::{CheckClock, CheckOutcome, CheckSample, Method};
 pub use counters::{CheckCounters, EchoCounters, ProbeCounters};
+pub use load::{LoadCounters, LoadFailure};
 pub use relay::{
     ClientCounters, CloseReason, ConnectionEnd, ConnectionSample, RelayCounters, Side,
     UpstreamCounters, UpstreamId,

@@ -7,10 +7,10 @@
 //! * A flow has at most one connection. After [`Io::close`] no completion of it arrives any more;
 //!   the flow may connect again at once.
 //! * `Connected` comes after stamps were switched on, if [`IoOptions::stamps`] asked for them.
-//! * Receiving never stops by itself, except while more than [`BACKLOG_BYTES`] wait to be sent on
-//!   the same connection: a peer that does not read is not read from either.
+//! * Receiving never stops by itself, except while more than [`Buffers::backlog_bytes`] wait to be
+//!   sent on the same connection: a peer that does not read is not read from either.
 //! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
-//!   [`SEND_BUFFER_BYTES`] wait for the kernel.
+//!   [`Buffers::send_bytes`] wait for the kernel.
 //! * Of two connections that [`Io::join`] joined, each is read from only while nothing that it sent
 //!   waits to be written to the other: at most [`RELAY_BUFFER_BYTES`] wait for each direction, and
 //!   nothing while it is idle. FIN is passed on after all that came before it, RST is told and left
@@ -81,6 +81,28 @@ pub const SEND_BUFFER_BYTES: usize = 4 * BACKLOG_BYTES;
 
 /// Most that is read from one joined connection before all of it is written to the other.
 pub const RELAY_BUFFER_BYTES: usize = 64 * 1_024;
+/// How much of a connection is held here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Bytes taken from the kernel by one receive at most.
+    pub receive_bytes: usize,
+    /// Receiving pauses while more than this waits to be sent on the same connection. Who sends
+    /// what it did not receive is never to pause: a peer that stops reading until it is read from
+    /// would wait for ever.
+    pub backlog_bytes: usize,
+    /// Most that may wait to be sent on one connection.
+    pub send_bytes: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            receive_bytes: RECEIVE_BYTES,
+            backlog_bytes: BACKLOG_BYTES,
+            send_bytes: SEND_BUFFER_BYTES,
+        }
+    }
+}
 
 /// Which I/O backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +149,8 @@ pub struct IoOptions {
     pub tx_stamps: TxStampSource,
     /// Return from [`Io::wait`] at once, always.
     pub busy_poll: bool,
+    /// What each connection may hold.
+    pub buffers: Buffers,
 }
 
 /// Something that the kernel finished.

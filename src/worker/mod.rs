@@ -6,6 +6,7 @@
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
 mod accepting;
+mod loading;
 pub mod noise;
 mod paths;
 mod relaying;
@@ -27,10 +28,13 @@ use self::turn::Turn;
 use crate::check::WatchSettings;
 use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
+use crate::load::LoadSettings;
 use crate::probe::ProbeSettings;
 use crate::relay::{RelaySettings, UpstreamNews};
 use crate::sample::{CheckSample, CloseReason, ConnectionSample, Sample, UpstreamId};
-use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries};
+use crate::stats::{
+    CheckSeries, EchoSeries, LoadSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries,
+};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
@@ -99,6 +103,8 @@ pub enum Change {
     Sweep(Box<NewSweep>),
     /// More targets of a sweep; `true` promises that these are the last.
     SweepTargets(TargetId, Vec<SweepTarget>, bool),
+    /// Take a share of a load. One for each worker.
+    Load(Box<NewLoad>),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
     /// Relay what is accepted on a listening socket. [`Self::Finish`] stops accepting, lets the
@@ -174,6 +180,19 @@ pub struct NewSweep {
     pub results: Results,
 }
 
+/// A share of a load.
+#[derive(Debug)]
+pub struct NewLoad {
+    /// Its number.
+    pub load: TargetId,
+    /// How.
+    pub settings: LoadSettings,
+    /// Options of its sockets.
+    pub options: SocketOptions,
+    /// Where its measurements go.
+    pub series: Arc<LoadSeries>,
+}
+
 /// Results of a sweep on their way to their reader, many at a time. None is dropped.
 pub type Results = SyncSender<Vec<CheckResult>>;
 
@@ -183,7 +202,8 @@ pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
     /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
-    /// its results were handed over; or a relay accepts no more, and its last connection is over.
+    /// its results were handed over; or a relay accepts no more, and its last connection is over;
+    /// or every connection of a share of a load is finished.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,

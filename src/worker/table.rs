@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::TargetId;
+use super::loading::Loading;
 use super::paths::Path;
 use super::relaying::{Relayed, Relays};
 use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
 use crate::event::{Event, Failure, FlowId, Outbox};
+use crate::load::Connection;
 use crate::mix::BuildMix;
 use crate::probe::Probe;
 use crate::sample::{CheckOutcome, CheckSample, Side};
@@ -29,6 +31,7 @@ pub(super) struct Table {
     pub(super) outbox: Outbox,
     pub(super) answering: Option<Answering>,
     pub(super) relays: Relays,
+    pub(super) loading: Option<Loading>,
     /// The attempt of each flow and place.
     attempts: HashMap<(FlowId, u32), FlowId, BuildMix>,
 }
@@ -53,6 +56,7 @@ pub(super) enum Flow {
     Probe(Box<Probing>),
     Watch(Box<Watching>),
     Sweep(Box<Sweeping>),
+    Load(Box<Connection>),
     /// A half-open check that runs for another flow.
     Attempt {
         owner: FlowId,
@@ -98,7 +102,12 @@ impl Table {
 
     /// Gives an event to a flow; what it asks for is in the outbox then.
     pub(super) fn take_event(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
-        let Self { flows, outbox, answering, .. } = self;
+        let Self { flows, outbox, answering, loading, .. } = self;
+        if let (Some(Flow::Load(connection)), Some(loading)) =
+            (flows.get_mut(flow.index()), loading)
+        {
+            return connection.on(&mut loading.generator, event, at, outbox);
+        }
         match (flows.get_mut(flow.index()), answering) {
             (Some(Flow::Probe(probing)), _) => {
                 probing.log(&event);
@@ -126,7 +135,8 @@ impl Table {
     }
 
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
-        match self.flow(flow)? {
+        match self.flows.get_mut(flow.index())? {
+            Flow::Load(connection) => connection.deadline(&self.loading.as_ref()?.generator),
             Flow::Probe(probing) => probing.probe.deadline(),
             Flow::Watch(watching) => watching.watch.deadline(),
             Flow::Sweep(sweeping) => sweeping.sweep.deadline(),

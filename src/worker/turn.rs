@@ -36,6 +36,7 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
             series.record_lateness(late_ns);
         }
         turn.complete();
+        turn.go_on_loading();
         turn.wake_due(seen_until);
         turn.sample_tcp_info();
         turn.sample_relays();
@@ -91,6 +92,7 @@ impl Turn {
                 Ok(Change::SweepTargets(sweep, targets, complete)) => {
                     self.add_sweep_targets(sweep, targets, complete);
                 }
+                Ok(Change::Load(new)) => self.add_load(*new),
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
                 // CORE's next commit; nobody sends these yet.
                 Ok(Change::Relay(new)) => self.add_relay(*new),
@@ -200,6 +202,7 @@ impl Turn {
 
     fn finish(&mut self) {
         self.drain_relays();
+        self.stop_loading();
         for at in 0..self.by_target.len() {
             let (_, flow) = self.by_target[at];
             let now = clock::now();
@@ -302,7 +305,7 @@ impl Turn {
     }
 
     /// One step of one flow, and what it asks for.
-    fn step(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
+    pub(super) fn step(&mut self, flow: FlowId, event: Event<'_>, at: Now) {
         self.table.take_event(flow, event, at);
         self.apply(flow, at);
     }
@@ -408,6 +411,9 @@ impl Turn {
     }
 
     fn connect(&mut self, flow: FlowId, to: SocketAddr) -> Option<Failure> {
+        if let Some(Flow::Load(_)) = self.table.flow(flow) {
+            return self.connect_loading(flow, to);
+        }
         let Some(Flow::Probe(probing)) = self.table.flow(flow) else { return None };
         match socket::prober(to, &probing.options) {
             Ok(socket) => {
@@ -455,6 +461,7 @@ impl Turn {
                     answering.publish();
                 }
             }
+            Some(Flow::Load(_)) => self.record_load(),
             _ => {}
         }
         self.table.outbox.samples.clear();

@@ -9,7 +9,7 @@ use crate::site::{Io, Place, Site};
 use crate::turn::{self, Turn};
 
 /// Command lines, and a word that the complaint must contain.
-const BAD: [(&str, &str); 71] = [
+const BAD: [(&str, &str); 76] = [
     ("", "write"),
     ("porbe", "probe"),
     ("serve extra", "extra"),
@@ -60,6 +60,11 @@ const BAD: [(&str, &str); 71] = [
     ("info host", "port"),
     ("info a:1 b:1", "b:1"),
     ("info a:1 --timeout=0s", "timeout"),
+    ("load", "load 10.0.0.1:4000"),
+    ("load h:1 --plot=a.png", "a.svg"),
+    ("load h:1 --rate=0", "--rate"),
+    ("load h:1 --connect --size=5", "--size"),
+    ("load --scenario=/nonexistent/load_test.toml", "cannot be read"),
     ("check", "check 10.0.0.1:80"),
     ("check host", "port"),
     ("check host:0", "port"),

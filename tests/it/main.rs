@@ -76,6 +76,8 @@ mod defects;
 mod half_open;
 /// `rttscope check`: many addresses, once or often, and what is said of them.
 mod check;
+/// `rttscope load`: every byte comes back, or it is counted why not.
+mod load;
 /// Half-open checks by the hundred thousand: nothing false, nothing uncounted.
 mod scale;
 /// Targets that are not there, go away or come back.

@@ -29,6 +29,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let wanted = if options.names.is_empty() { &known } else { &options.names };
     for name in wanted {
+        if name == "load" {
+            packages::require(&packages::BENCH_LOAD)?;
+        }
         println!("\n== {name}");
         if name == "relay" && packages::can_install() {
             packages::require(&packages::BENCH_RELAY)?;

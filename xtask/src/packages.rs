@@ -55,6 +55,12 @@ pub const BENCH_RELAY: [Tool; 2] = [
     Tool { program: "socat", package: "socat", purpose: "a relay to compare with" },
 ];
 
+/// What `cargo xtask bench load` needs.
+pub const BENCH_LOAD: [Tool; 2] = [
+    Tool { program: "sockperf", package: "sockperf", purpose: "a second load generator" },
+    Tool { program: "taskset", package: "util-linux", purpose: "one CPU for each side" },
+];
+
 /// What `cargo xtask fuzz` needs.
 pub const FUZZ: [Tool; 1] =
     [Tool { program: "c++", package: "g++", purpose: "libFuzzer, the fuzz targets' engine" }];

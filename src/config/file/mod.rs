@@ -185,6 +185,7 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
         agent: Some(agent),
         check: None,
         info: None,
+        load: None,
         doctor: None,
         web: Some(web),
         measuring,

@@ -433,3 +433,29 @@ fn the_readmes_example_is_good() {
     );
     assert_eq!(agent.modules["mesh"].settings.slos.len(), 2);
 }
+
+#[test]
+fn the_readmes_discovery_is_good() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("\n## Discovery\n").unwrap();
+    let (_, example) = section.split_once("```yaml\n").unwrap();
+    let example = example.split_once("```").unwrap().0.replace("${HOST_IP}", "10.0.0.1");
+    let agent = good(&format!("modules: {{mesh: {{}}, door: {{}}}}\n{example}")).agent.unwrap();
+    let [hosts, doors] = &agent.discovery[..] else { panic!("two") };
+    assert_eq!((hosts.module.name.as_str(), doors.module.name.as_str()), ("mesh", "door"));
+    assert_eq!(hosts.mesh.as_ref().unwrap().scopes.len(), 3);
+}
+
+#[test]
+fn the_pods_file_is_good_in_a_pod() {
+    let manifest = include_str!("../../../deploy/kubernetes/base/config-map.yaml");
+    let (_, text) = manifest.split_once("rttscope.yaml: |\n").unwrap();
+    let text: String = text.lines().map(|line| line.replacen("    ", "", 1) + "\n").collect();
+    check(
+        &text,
+        &[":13:7: mesh: the environment has no \"POD_IP\"; set it, or write this host's address"],
+    );
+    let config = good(&text.replace("${POD_IP}", "10.0.0.1"));
+    assert_eq!(config.serve.unwrap().listen.port(), 4_000);
+    assert_eq!(config.agent.unwrap().discovery[0].dns_sd_configs.len(), 2);
+}

@@ -18,10 +18,7 @@ use self::join::Joined;
 use super::checks::Attempt;
 use super::io::{Pending, Ready, Waker};
 use super::platform::syn::SynChecks;
-use super::{
-    BACKLOG_BYTES, Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, clock, failure,
-    platform, socket,
-};
+use super::{Buffers, Checks, Completion, IoOptions, clock, failure, platform, socket};
 use crate::event::{Failure, FlowId, TxStamp};
 use crate::time::Mono;
 
@@ -38,7 +35,8 @@ pub struct Poll {
     drain: Option<FlowId>,
     pending: Pending,
     entries: Vec<Option<Entry>>,
-    buffer: Box<[u8; RECEIVE_BYTES]>,
+    buffer: Box<[u8]>,
+    buffers: Buffers,
     /// What joined connections are read into; empty before the first two are joined.
     reads: Vec<u8>,
     stamps: bool,
@@ -85,13 +83,13 @@ impl Entry {
     }
 
     /// What the entry waits for in its present state.
-    fn interest(&self, key: usize) -> Interest {
+    fn interest(&self, key: usize, buffers: &Buffers) -> Interest {
         match self.state {
             State::Paused => Interest::none(key),
             State::Connecting => Interest::writable(key),
             State::Listening => Interest::readable(key),
             State::Open => {
-                let readable = self.queued.len() <= BACKLOG_BYTES;
+                let readable = self.queued.len() <= buffers.backlog_bytes;
                 Interest::new(key, readable, !self.queued.is_empty())
             }
             State::Held { once } => Interest::new(key, once, false),
@@ -130,7 +128,8 @@ impl Poll {
             drain: None,
             pending: Pending::new(),
             entries: Vec::new(),
-            buffer: Box::new([0; RECEIVE_BYTES]),
+            buffer: vec![0; options.buffers.receive_bytes].into(),
+            buffers: options.buffers,
             reads: Vec::new(),
             stamps: options.stamps,
             busy_poll: options.busy_poll,
@@ -213,7 +212,7 @@ impl Poll {
         if rest.is_empty() {
             return;
         }
-        if entry.queued.len() + rest.len() > SEND_BUFFER_BYTES {
+        if entry.queued.len() + rest.len() > self.buffers.send_bytes {
             return self.fail(flow, Failure::Stalled);
         }
         entry.queued.extend_from_slice(rest);
@@ -349,7 +348,7 @@ impl Poll {
     fn receive(&mut self, flow: FlowId) -> Option<(FlowId, Ready, usize)> {
         let entry = entry_mut(&mut self.entries, flow)?;
         self.drain = entry.stamp_base.map(|_| flow);
-        if entry.queued.len() > BACKLOG_BYTES {
+        if entry.queued.len() > self.buffers.backlog_bytes {
             return None;
         }
         match platform::receive(&entry.socket, &mut self.buffer[..]) {
@@ -446,14 +445,15 @@ impl Poll {
         if self.entries.len() <= slot {
             self.entries.resize_with(slot + 1, || None);
         }
+        let interest = entry.interest(slot, &self.buffers);
         // SAFETY: every entry that is registered is put into `entries`, and leaves it by `remove`,
         // which deletes it from the poller before its socket is dropped; `drop` removes them all.
-        unsafe { self.poller.add_with_mode(&entry.socket, entry.interest(slot), PollMode::Level) }
+        unsafe { self.poller.add_with_mode(&entry.socket, interest, PollMode::Level) }
     }
 
     fn update(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
-        let interest = entry.interest(flow.index());
+        let interest = entry.interest(flow.index(), &self.buffers);
         if let Err(error) = self.poller.modify_with_mode(&entry.socket, interest, PollMode::Level) {
             self.fail(flow, failure(&error));
         }

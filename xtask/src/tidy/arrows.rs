@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier, words};
 
 /// What each module may name, itself aside.
-const ARROWS: [(&str, Names); 25] = [
+const ARROWS: &[(&str, Names)] = &[
     ("main", Names::Only(&["app", "cli", "config", "log"])),
     ("lib", Names::Only(&[])),
     ("app", Names::Any),
@@ -46,8 +46,8 @@ const ARROWS: [(&str, Names); 25] = [
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "mix", "probe", "relay", "sample", "schedule", "stats",
-            "sys", "tcp_info", "time", "timers",
+            "check", "echo", "event", "load", "mix", "probe", "relay", "sample", "schedule",
+            "stats", "sys", "tcp_info", "time", "timers",
         ]),
     ),
     ("sys", Names::Only(&["event", "host", "mix", "sample", "tcp_info", "time"])),
@@ -55,6 +55,7 @@ const ARROWS: [(&str, Names); 25] = [
     ("echo", Names::Only(&PURE)),
     ("check", Names::Only(&PURE)),
     ("relay", Names::Only(&PURE)),
+    ("load", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),

@@ -231,7 +231,7 @@ const OF_EVERYBODY: [c_long; 55] = [
 ];
 
 /// Reading, and waiting for what can be read. Which files, Landlock says.
-const OF_FILES: [c_long; 39] = [
+const OF_FILES: [c_long; 40] = [
     libc::SYS_close,
     libc::SYS_close_range,
     libc::SYS_dup,
@@ -249,6 +249,7 @@ const OF_FILES: [c_long; 39] = [
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_fsync,
+    libc::SYS_ftruncate,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
     libc::SYS_inotify_add_watch,

@@ -42,10 +42,7 @@ use super::syn::SynChecks;
 use crate::event::{Failure, FlowId};
 use crate::sys::checks::unasked;
 use crate::sys::io::{Pending, Ready, Waker};
-use crate::sys::{
-    Checks, Completion, IoOptions, RECEIVE_BYTES, SEND_BUFFER_BYTES, TxStampSource, clock, failure,
-    socket,
-};
+use crate::sys::{Buffers, Checks, Completion, IoOptions, TxStampSource, clock, failure, socket};
 use crate::time::{Mono, NS_PER_SECOND};
 
 type Ring = IoUring<squeue::Entry, cqueue::Entry32>;
@@ -75,6 +72,8 @@ pub struct Uring {
     asks_left: u32,
     /// Operations submitted, modulo their numbers.
     numbered: u32,
+    /// What each connection may hold.
+    limits: Buffers,
     stamps: bool,
     tx_stamps: TxStampSource,
     busy_poll: bool,
@@ -112,7 +111,8 @@ impl Uring {
             deferred => (deferred?, true),
         };
         tracing::debug!(deferred = is_deferred, "a ring is open");
-        let buffers = BufferRing::register(&ring.submitter(), GROUP)?;
+        let group = Group { buffer_bytes: options.buffers.receive_bytes, ..GROUP };
+        let buffers = BufferRing::register(&ring.submitter(), group)?;
         restrict::enable(&ring.submitter())?;
         let mut uring = Self {
             ring,
@@ -129,6 +129,7 @@ impl Uring {
             wake_armed: 0,
             asks_left: 0,
             numbered: 0,
+            limits: options.buffers,
             stamps: options.stamps,
             tx_stamps: options.tx_stamps,
             busy_poll: options.busy_poll,
@@ -208,7 +209,7 @@ impl Uring {
         let armed_before = connection.stamp_base.is_some();
         match stamp::enable(&connection.socket) {
             Ok(base) => {
-                let late = u32::try_from(late_bytes).expect("bounded by SEND_BUFFER_BYTES");
+                let late = u32::try_from(late_bytes).expect("bounded by Buffers");
                 connection.stamp_base = Some(base.wrapping_sub(late));
             }
             Err(error) => {
@@ -229,8 +230,9 @@ impl Uring {
     /// See [`crate::sys::Io::send`].
     pub fn send(&mut self, flow: FlowId, bytes: &[u8]) {
         let Some(key) = self.key(flow) else { return };
+        let send_bytes = self.limits.send_bytes;
         let Some(connection) = self.connection(key) else { return };
-        if connection.backlog_bytes() + bytes.len() > SEND_BUFFER_BYTES {
+        if connection.backlog_bytes() + bytes.len() > send_bytes {
             self.fail(key, Failure::Stalled);
             return;
         }
@@ -491,7 +493,7 @@ const ASKS_MAX: u32 = 4_096;
 /// No connection.
 const NONE: u32 = u32::MAX;
 /// The buffers of all connections but joined ones.
-const GROUP: Group = Group { number: 0, buffers: 256, buffer_bytes: RECEIVE_BYTES };
+const GROUP: Group = Group { number: 0, buffers: 256, buffer_bytes: crate::sys::RECEIVE_BYTES };
 /// Submission entries; when they are used up, they are submitted early.
 const SUBMISSIONS: u32 = 1_024;
 /// Completion entries; the kernel keeps what overflows.

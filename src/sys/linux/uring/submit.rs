@@ -9,7 +9,7 @@ use io_uring::{opcode, squeue};
 
 use super::connection::{Connection, Header, Op};
 use super::{GROUP, Uring};
-use crate::sys::{BACKLOG_BYTES, RECEIVE_BYTES};
+use crate::sys::Buffers;
 
 impl Uring {
     pub(super) fn arm_wake(&mut self) -> io::Result<()> {
@@ -38,21 +38,22 @@ impl Uring {
 
     /// Receives next, unless the backlog is too large; the next completed send looks again.
     pub(super) fn arm_receive(&mut self, key: u32) -> io::Result<()> {
+        let Buffers { receive_bytes, backlog_bytes, .. } = self.limits;
         let Some(connection) = self.connection(key) else { return Ok(()) };
         if connection.joined.is_some() {
             return self.arm_read(key);
         }
-        if connection.receiving || connection.backlog_bytes() > BACKLOG_BYTES {
+        if connection.receiving || connection.backlog_bytes() > backlog_bytes {
             return Ok(());
         }
         connection.receiving = true;
         let fd = connection.fd();
         let receive = if connection.stamped {
             let header =
-                connection.receive_header.get_or_insert_with(|| Header::new(RECEIVE_BYTES));
+                connection.receive_header.get_or_insert_with(|| Header::new(receive_bytes));
             opcode::RecvMsg::new(fd, header.arm()).buf_group(GROUP.number).build()
         } else {
-            let length = u32::try_from(RECEIVE_BYTES).expect("a few KiB");
+            let length = u32::try_from(receive_bytes).expect("a few KiB");
             opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(GROUP.number).build()
         };
         self.push(Op::Receive, key, receive.flags(squeue::Flags::BUFFER_SELECT))
@@ -76,7 +77,7 @@ impl Uring {
     pub(super) fn push_send(&mut self, key: u32) -> io::Result<()> {
         let Some(connection) = self.connection(key) else { return Ok(()) };
         let bytes = &connection.sending[connection.sent..];
-        let length = u32::try_from(bytes.len()).expect("bounded by SEND_BUFFER_BYTES");
+        let length = u32::try_from(bytes.len()).expect("bounded by Buffers");
         let send = opcode::Send::new(connection.fd(), bytes.as_ptr(), length)
             .flags(libc::MSG_NOSIGNAL)
             .build();
