@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{SockAddr, Socket};
 
@@ -31,6 +32,8 @@ pub(super) struct Relaying {
     listener: Option<FlowId>,
     /// The same socket, if those that wait there are to be accepted at the end.
     waiting: Option<Socket>,
+    /// The I/O accepts no more.
+    is_draining: bool,
     relay: Relay,
     /// Options of the sockets to upstreams.
     options: Arc<SocketOptions>,
@@ -76,6 +79,7 @@ impl Turn {
             number,
             listener: Some(flow),
             waiting,
+            is_draining: false,
             relay: Relay::new(settings),
             options,
             series,
@@ -106,12 +110,43 @@ impl Turn {
     /// Accepts no more; the connections that there are may finish.
     pub(super) fn drain_relay(&mut self, relay: TargetId) {
         let Some((place, relaying)) = self.table.relays.find(relay) else { return };
+        let Some(listener) = relaying.listener else { return };
+        if relaying.waiting.is_none() {
+            return self.end_accepting(place);
+        }
+        if std::mem::replace(&mut relaying.is_draining, true) {
+            return;
+        }
+        // Our own copy of the socket listens on; what the I/O had begun to accept comes meanwhile.
+        self.io.close(listener);
+        if let Some(Flow::RelayListener { resume_at, .. }) = self.table.flow(listener) {
+            *resume_at = Some(clock::mono().after(LAST_ACCEPTS));
+        }
+        self.table.set_timer(listener);
+    }
+
+    /// A relay's listener is due: it accepts again, or for the last time.
+    pub(super) fn wake_listener(&mut self, listener: FlowId, place: usize) {
+        let relaying = self.table.relays.list.get(place).and_then(Option::as_ref);
+        if relaying.is_some_and(|relaying| relaying.is_draining) {
+            self.end_accepting(place);
+        } else {
+            self.io.resume_accepting(listener);
+            self.table.set_timer(listener);
+        }
+    }
+
+    /// Accepts whoever still waits, if that is for us to do, and closes the socket.
+    fn end_accepting(&mut self, place: usize) {
+        let Some(Some(relaying)) = self.table.relays.list.get_mut(place) else { return };
         if let Some(waiting) = relaying.waiting.take() {
             self.accept_waiting(place, &waiting);
         }
-        let Some((_, relaying)) = self.table.relays.find(relay) else { return };
+        let Some(Some(relaying)) = self.table.relays.list.get_mut(place) else { return };
         if let Some(listener) = relaying.listener.take() {
-            self.io.close(listener);
+            if !relaying.is_draining {
+                self.io.close(listener);
+            }
             self.table.remove(listener);
         }
         self.end_if_drained(place);
@@ -491,6 +526,8 @@ fn address(asked: io::Result<SockAddr>) -> SocketAddr {
     known.map_or(NOBODY, |known| SocketAddr::new(known.ip().to_canonical(), known.port()))
 }
 
+/// How long the I/O may take to let go of a listener, while connections wait in the kernel's queue.
+const LAST_ACCEPTS: Duration = Duration::from_millis(1);
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 #[cfg(test)]

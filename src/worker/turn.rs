@@ -291,7 +291,12 @@ impl Turn {
 
     fn wake(&mut self, flow: FlowId, seen_until: Mono, at: Now) {
         match self.table.flow(flow) {
-            Some(Flow::Listener(resume_at) | Flow::RelayListener { resume_at, .. }) => {
+            Some(Flow::RelayListener { resume_at, relay }) => {
+                *resume_at = None;
+                let relay = *relay;
+                return self.wake_listener(flow, relay);
+            }
+            Some(Flow::Listener(resume_at)) => {
                 *resume_at = None;
                 self.io.resume_accepting(flow);
             }

@@ -122,7 +122,11 @@ impl Uring {
         }
         if op == Op::Accept && entry.result() >= 0 {
             // SAFETY: a successful accept hands us a descriptor that nobody else owns.
-            drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            // Nobody else can accept it any more; whoever closed the listener may still want it.
+            if let Some(connection) = &self.connections[place(key)] {
+                self.pending.push_back((connection.flow, Ready::Accepted(socket)));
+            }
         }
         self.free_if_idle(key);
     }
