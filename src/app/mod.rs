@@ -19,6 +19,7 @@ mod signals;
 mod sweep;
 mod sweep_output;
 mod web;
+mod workshop;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -37,15 +38,16 @@ use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
 use self::web::Web;
-use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
+use self::workshop::Workshop;
+use crate::config::{Config, HostPort, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
 use crate::relayer::Relay;
-use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::stats::{EchoSeries, Stats};
 use crate::sys::sandbox::Sandbox;
-use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
+use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, Priority, socket};
 use crate::time::duration_ns;
-use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
+use crate::worker::{Change, Outlets, Report, TargetId, Worker};
 
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,18 +163,6 @@ struct App {
     web: Option<Web>,
     /// What `/-/ready` says.
     ready: Arc<AtomicBool>,
-}
-
-/// What workers are made from.
-struct Workshop<'a> {
-    measuring: &'a MeasuringSection,
-    stamps: bool,
-    outlets: Outlets,
-    stats: &'a Stats,
-    /// CPUs handed out so far.
-    pinned: usize,
-    /// What each connection may hold.
-    buffers: Buffers,
 }
 
 /// Why the program ends.
@@ -431,31 +421,6 @@ impl App {
         let good =
             self.agent.is_some() || self.targets.is_empty() || self.targets.values().any(answered);
         Ok(if good { Verdict::Good } else { Verdict::Unanswered })
-    }
-}
-
-impl Workshop<'_> {
-    /// Starts one more measuring thread.
-    fn make(&mut self, name: String, checks: Option<Checks>) -> Result<Worker> {
-        let pin = &self.measuring.pin;
-        let cpu = pin.get(self.pinned % pin.len().max(1)).copied();
-        self.pinned += 1;
-        let options = WorkerOptions {
-            name: name.clone(),
-            io: IoOptions {
-                backend: self.measuring.io,
-                stamps: self.stamps,
-                busy_poll: self.measuring.busy_poll,
-                buffers: self.buffers,
-                ..IoOptions::default()
-            },
-            cpu,
-            priority: self.measuring.priority,
-            checks,
-            changes_max: limits::CHANGES_MAX,
-        };
-        let series = self.stats.add_worker(WorkerSeries::new(name));
-        Ok(Worker::start(options, self.outlets.clone(), series)?)
     }
 }
 
