@@ -1,10 +1,10 @@
-// The relay. Its metrics come with the relay itself; until then these queries are checked for
-// their syntax only.
+// The relay.
 local grafana = import 'grafana.libsonnet';
 local promql = import 'promql.libsonnet';
 local variables = import 'variables.libsonnet';
 
 local selector = variables.program + ', listener=~"$listener", upstream=~"$upstream"';
+local listener = variables.program + ', listener=~"$listener"';
 local connect = 'tcp_relay_connect_seconds';
 
 function(config) grafana.dashboard(
@@ -26,8 +26,10 @@ function(config) grafana.dashboard(
     grafana.row('Connections', [
       grafana.lines('Connections open', '', [grafana.query('sum by (upstream) (tcp_relay_connections_active{%s})' % selector, '{{upstream}}')], 'none', min=0),
       grafana.lines('Connections made', 'Each second.', [grafana.query(promql.sum('tcp_relay_connections_total', selector, ['upstream']), '{{upstream}}')], 'suffix: /s', min=0),
+      grafana.lines('Attempts that failed', 'Each second; the client may have got another upstream.', [grafana.query(promql.sum('tcp_relay_connect_failures_total', selector, ['upstream']), '{{upstream}}')], 'suffix: /s', min=0),
+      grafana.lines('First byte, 99th percentile', 'From the connection to an upstream until its first byte.', [grafana.query(promql.quantile(0.99, 'tcp_relay_first_byte_seconds', selector), 'p99')], 's', min=0),
       grafana.heatmap('Connecting to upstreams', 'Connections a second by the time until the upstream had accepted.', promql.buckets(connect, selector)),
-      grafana.stacked('Connections ended', 'Each second, by the reason.', [grafana.query(promql.sum('tcp_relay_closed_total', selector, ['reason']), '{{reason}}')], 'suffix: /s', height=9),
+      grafana.stacked('Connections ended', 'Each second, by the reason.', [grafana.query(promql.sum('tcp_relay_closed_total', listener, ['reason']), '{{reason}}')], 'suffix: /s', height=9),
     ]),
     grafana.row('Bytes and upstreams', [
       grafana.lines('Read', 'From clients and from upstreams.', [grafana.query(promql.sum('tcp_relay_read_bytes_total', selector, ['side']), '{{side}}')], 'Bps', width=8, min=0),

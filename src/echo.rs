@@ -156,7 +156,12 @@ impl Echo {
                 out.push(Action::Close);
                 self.close(shared);
             }
-            Event::Due(_) | Event::Connected | Event::Resolved(_) | Event::Answered { .. } => {}
+            Event::Due(_)
+            | Event::Connected
+            | Event::Resolved(_)
+            | Event::Answered { .. }
+            | Event::Moved { .. }
+            | Event::Ended => {}
         }
     }
 

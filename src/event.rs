@@ -37,6 +37,16 @@ pub enum Event<'a> {
     },
     /// A transmit stamp of bytes sent earlier on this connection.
     Stamped(TxStamp),
+    /// Bytes of a joined connection were passed on, since the last event of this kind.
+    Moved {
+        /// Read from this connection, to be written to the other.
+        read: u64,
+        /// Written to this connection: the kernel took them.
+        written: u64,
+    },
+    /// The peer of this joined connection sent FIN; all that came before and the FIN itself were
+    /// passed on to the other. Told once.
+    Ended,
     /// The connection ended or could not be made. Nothing more comes from it.
     Closed(Failure),
     /// The answer to [`Action::Resolve`]: at least one address, in the resolver's order, or `None`.

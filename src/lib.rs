@@ -32,6 +32,12 @@
 //! needs, everybody else drops them. Each attempt is a flow of its own to the I/O, so that a late
 //! answer can reach nobody else. [`checker::Checker`] is the same for programs that embed it.
 //!
+//! # The relay
+//! [`relay`] decides whom a client is passed on to and what its end means; the bytes move inside
+//! [`sys`], which joins two connections. [`relayer::Relay`] is everything around it: listening,
+//! threads, names, checks of upstreams by the flows of [`check`], and the end in order; for
+//! `rttscope relay` and for programs that embed it.
+//!
 //! # The agent
 //! [`config::file`] reads what `rttscope run` is to do, `app::reload` reads it again, and
 //! [`config::agent::plan`] says who has to go and who has to come: that is all that `app::agent`
@@ -70,7 +76,8 @@
 //!
 //! ```text
 //! main → cli → { config, rules }  app → everything
-//!              app → worker → { probe, echo, check, load } → { event, sample, schedule, … } → time
+//!              app → worker → { probe, echo, check, relay, load } → { event, sample, … } → time
+//!              app → relayer → worker
 //!                    worker → sys → { event, sample, host } → time
 //!              app → http → config
 //!              app → http → metrics → stats → { histogram, loss, sample, host } → time
@@ -93,6 +100,7 @@ pub mod mesh;
 pub mod probe;
 pub mod echo;
 pub mod check;
+pub mod relay;
 pub mod load;
 
 pub mod host;
@@ -114,4 +122,5 @@ pub mod cli;
 pub mod app;
 
 pub mod checker;
+pub mod relayer;
 pub mod collector;

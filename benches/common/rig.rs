@@ -87,7 +87,7 @@ impl Running {
         }
         let probes = self.samples.try_iter().filter_map(|(_, finished)| match finished {
             Finished::Probe(sample) => Some(sample),
-            Finished::Check(_) => None,
+            Finished::Check(_) | Finished::Connection(_) => None,
         });
         Ok(probes.collect())
     }

@@ -266,6 +266,7 @@ impl App {
         let (Some(agent), Some(section)) = (&self.agent, new.agent) else {
             return Err("there is no agent".to_owned());
         };
+        let relay = new.relay.clone();
         let fixed = restart_needed(&agent.config, &Config { agent: None, ..new });
         let refused = |why: String| {
             tracing::error!(by, why, "the configuration file cannot be used; nothing changed");
@@ -284,6 +285,12 @@ impl App {
                 && running.is_none_or(|running| running.discovery != *jobs)
             {
                 agent.discovery.reload(discovered::settings(jobs));
+            }
+            if let (Some(running), Some(wanted)) = (&self.relay, relay)
+                && !fixed.contains(&"relay")
+            {
+                running.drain_as(&wanted);
+                agent.config.relay = Some(wanted);
             }
         }
         tracing::info!(by, added, removed, changed, untouched, "configuration reloaded");

@@ -81,7 +81,7 @@ fn permits(config: &Config) -> Permits {
         files.extend(agent.reads.iter().cloned());
         files.extend(agent.discovery.iter().flat_map(discovery_files));
     }
-    let Config { probe, agent, check, info, load, .. } = config;
+    let Config { probe, agent, check, info, load, relay, .. } = config;
     let agent_checks = agent.as_ref().is_some_and(|agent| !checking::kinds(agent).is_empty());
     let prober_checks = probe.as_ref().is_some_and(|probe| probe.check.is_some());
     Permits {
@@ -93,7 +93,8 @@ fn permits(config: &Config) -> Permits {
             || agent.is_some()
             || check.is_some()
             || info.is_some()
-            || load.is_some(),
+            || load.is_some()
+            || relay.is_some(),
         ebpf: check.is_some() || agent_checks || prober_checks,
     }
 }
@@ -110,8 +111,10 @@ fn discovery_files(job: &Job) -> Vec<PathBuf> {
 /// Whether names are looked up. An agent's first one may come later.
 fn has_names(config: &Config) -> bool {
     let is_name = |address: &HostPort| address.host.parse::<IpAddr>().is_err();
-    let Config { probe, agent, check, info, load, .. } = config;
+    let Config { probe, agent, check, info, load, relay, .. } = config;
+    let upstreams = relay.iter().flat_map(|relay| &relay.listeners).flat_map(|it| &it.upstreams);
     agent.is_some()
+        || upstreams.into_iter().any(|upstream| is_name(&upstream.address))
         || probe.as_ref().is_some_and(|it| it.targets.iter().any(|it| is_name(&it.address)))
         || check.as_ref().is_some_and(|check| check.addresses.iter().any(is_name))
         || info.as_ref().is_some_and(|info| is_name(&info.address))

@@ -19,6 +19,7 @@ mod signals;
 mod sweep;
 mod sweep_output;
 mod web;
+mod workshop;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -37,14 +38,16 @@ use self::output::{Output, Screen};
 use self::probing::{Crew, Probed};
 pub use self::service::service;
 use self::web::Web;
-use crate::config::{Config, HostPort, MeasuringSection, ServeSection, limits};
+use self::workshop::Workshop;
+use crate::config::{Config, HostPort, ServeSection, limits};
 use crate::echo::ResponderSettings;
 use crate::host::Capability;
-use crate::stats::{EchoSeries, Stats, WorkerSeries};
+use crate::relayer::Relay;
+use crate::stats::{EchoSeries, Stats};
 use crate::sys::sandbox::Sandbox;
-use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, IoOptions, Priority, socket};
+use crate::sys::{self, Buffers, Checks, ClockChoice, Detected, Priority, socket};
 use crate::time::duration_ns;
-use crate::worker::{Change, Outlets, Report, TargetId, Worker, WorkerOptions};
+use crate::worker::{Change, Outlets, Report, TargetId, Worker};
 
 /// How a run ended, as far as the exit code cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +143,7 @@ fn lookups_max(config: &Config) -> usize {
 /// Everything that runs.
 struct App {
     stats: Arc<Stats>,
+    relay: Option<Relay>,
     responders: Vec<Worker>,
     probers: Vec<Worker>,
     /// Who probes what, by [`Crew::does`].
@@ -157,18 +161,8 @@ struct App {
     lookups: Arc<Semaphore>,
     output: Option<Output>,
     web: Option<Web>,
-}
-
-/// What workers are made from.
-struct Workshop<'a> {
-    measuring: &'a MeasuringSection,
-    stamps: bool,
-    outlets: Outlets,
-    stats: &'a Stats,
-    /// CPUs handed out so far.
-    pinned: usize,
-    /// What each connection may hold.
-    buffers: Buffers,
+    /// What `/-/ready` says.
+    ready: Arc<AtomicBool>,
 }
 
 /// Why the program ends.
@@ -240,6 +234,7 @@ impl App {
         };
         let mut app = Self {
             stats: Arc::clone(&stats),
+            relay: None,
             responders: Vec::new(),
             probers: Vec::new(),
             crews: Vec::new(),
@@ -253,18 +248,18 @@ impl App {
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
             output,
             web,
+            ready,
         };
-        let mut answering_at = None;
-        if let Some(serve) = &config.serve {
-            answering_at = Some(app.serve(serve, &mut workshop)?);
-        }
+        app.relay = relay(config, &app.stats)?;
+        let serve = config.serve.as_ref();
+        let answering_at = serve.map(|serve| app.serve(serve, &mut workshop)).transpose()?;
         if let Some(probe) = &config.probe {
             app.probe(probe, answering_at, checks, &mut workshop)?;
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
         confine::complete(sandbox, config, &app.stats)?;
-        ready.store(true, Ordering::Release);
+        app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)
     }
@@ -302,8 +297,9 @@ impl App {
                 Ok(name) = &mut signal => break End::Signal(name),
                 () = &mut output_closed => break End::OutputClosed,
                 news = next_news(&mut self.agent) => self.hear(news),
+                () = ended(self.relay.as_mut()) => break End::WorkerDied,
                 step = next_step(&mut self.on_demand) => self.step_on_demand(step),
-                report = self.reports.recv() => match report {
+                report = self.reports.recv(), if self.measures() => match report {
                     Some(Report::Resolve(target)) => self.resolve(target),
                     Some(Report::Finished(target)) => {
                         self.end_on_demand(target);
@@ -317,6 +313,11 @@ impl App {
             }
         };
         self.stop(end, signal).await
+    }
+
+    /// Whether there are threads of ours to hear of; a relay has its own.
+    const fn measures(&self) -> bool {
+        !self.probers.is_empty() || !self.responders.is_empty()
     }
 
     /// Notes that a target is finished; true if it was the last one.
@@ -371,6 +372,8 @@ impl App {
     /// last word is written.
     async fn stop(mut self, end: End, signal: oneshot::Receiver<&'static str>) -> Result<Verdict> {
         sys::supervisor::stopping();
+        // Whoever sends us new work should stop.
+        self.ready.store(false, Ordering::Release);
         match end {
             End::Signal(name) => tracing::info!(signal = name, "stopping"),
             End::Done => tracing::debug!("every target is finished"),
@@ -379,6 +382,11 @@ impl App {
         }
         for worker in &self.probers {
             worker.change(Change::Finish);
+        }
+        if let Some(mut relay) = self.relay.take() {
+            // How long that takes at most is configured; a second signal ends all of us.
+            relay.stopper().shutdown();
+            relay.wait().await;
         }
         let settled = async {
             while self.unfinished > 0 {
@@ -416,29 +424,10 @@ impl App {
     }
 }
 
-impl Workshop<'_> {
-    /// Starts one more measuring thread.
-    fn make(&mut self, name: String, checks: Option<Checks>) -> Result<Worker> {
-        let pin = &self.measuring.pin;
-        let cpu = pin.get(self.pinned % pin.len().max(1)).copied();
-        self.pinned += 1;
-        let options = WorkerOptions {
-            name: name.clone(),
-            io: IoOptions {
-                backend: self.measuring.io,
-                stamps: self.stamps,
-                busy_poll: self.measuring.busy_poll,
-                buffers: self.buffers,
-                ..IoOptions::default()
-            },
-            cpu,
-            priority: self.measuring.priority,
-            checks,
-            changes_max: limits::CHANGES_MAX,
-        };
-        let series = self.stats.add_worker(WorkerSeries::new(name));
-        Ok(Worker::start(options, self.outlets.clone(), series)?)
-    }
+/// The relay, if there is to be one.
+fn relay(config: &Config, stats: &Arc<Stats>) -> Result<Option<Relay>> {
+    let Some(section) = &config.relay else { return Ok(None) };
+    Ok(Some(Relay::start(section, &config.measuring, Arc::clone(stats))?))
 }
 
 /// Makes the calling thread one that resolves, encodes or copies: a measuring thread that wakes up
@@ -466,6 +455,14 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
 async fn next(interval: Option<&mut tokio::time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when the relay has ended, which it does not by itself; never without one.
+async fn ended(relay: Option<&mut Relay>) {
+    match relay {
+        Some(relay) => drop(relay.wait().await),
         None => std::future::pending().await,
     }
 }

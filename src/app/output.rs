@@ -231,6 +231,8 @@ impl Writer {
                         Finished::Check(check) => {
                             json::append_check(&mut line, target, address, check);
                         }
+                        // The relay tells of these in the log.
+                        Finished::Connection(_) => {}
                     }
                     out.write_all(&line)?;
                     self.progress.fetch_add(1, Ordering::Relaxed);

@@ -157,6 +157,8 @@ impl Sweep {
             | Event::Received { .. }
             | Event::Stamped(_)
             | Event::Closed(_)
+            | Event::Moved { .. }
+            | Event::Ended
             | Event::Resolved(_) => {}
         }
         self.begin(at, out);

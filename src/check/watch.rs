@@ -123,7 +123,12 @@ impl Watch {
                 self.start_schedule(at.mono);
             }
             // Checks have no connection of the flow's own.
-            Event::Connected | Event::Received { .. } | Event::Stamped(_) | Event::Closed(_) => {}
+            Event::Connected
+            | Event::Received { .. }
+            | Event::Stamped(_)
+            | Event::Moved { .. }
+            | Event::Ended
+            | Event::Closed(_) => {}
         }
         self.advance(at, seen_until, out);
     }

@@ -9,6 +9,7 @@ use super::completions::CompletionsCommand;
 use super::doctor::DoctorCommand;
 use super::load::LoadCommand;
 use super::manual::ManCommand;
+use super::relay::RelayCommand;
 use super::service::ServiceCommand;
 use crate::config::defaults;
 
@@ -51,6 +52,9 @@ pub(super) enum Command {
     /// Show what the kernel knows of a connection (TCP_INFO): exit code 1 if there is none.
     #[command(after_help = "Example: rttscope info 10.0.0.1:443 --watch")]
     Info(InfoCommand),
+    /// Pass TCP connections on to upstreams, and measure them on the way.
+    #[command(after_help = "Example: rttscope relay --listen :8080 --upstream 10.0.0.1:80")]
+    Relay(RelayCommand),
     /// Load a peer that returns every byte, and check each: exit code 1 if a request failed.
     #[command(after_help = "Example: rttscope load 10.0.0.1:4000 --rate 10000 --size 64 --size 8K")]
     Load(LoadCommand),

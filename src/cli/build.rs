@@ -9,8 +9,8 @@ use super::args::{
     ServeCommand, SocketFlags, WebFlags,
 };
 use super::{
-    Parsed, Place, UsageError, check, completions, doctor, load, manual, rules, run, service,
-    targets,
+    Parsed, Place, UsageError, check, completions, doctor, load, manual, relay, rules, run,
+    service, targets,
 };
 use crate::config::address::parse_listen;
 use crate::config::{
@@ -38,6 +38,7 @@ pub(super) fn parsed(cli: &Cli) -> Result<Parsed, UsageError> {
             config
         }
         Command::Info(command) => info(command)?,
+        Command::Relay(command) => relay::config(command)?,
         Command::Load(command) => load::config(command)?,
         Command::Doctor(command) => doctor::config(command)?,
         Command::Service(command) => return service::parsed(command),
@@ -66,6 +67,7 @@ pub(super) const fn log_at_info(json: bool) -> LogSection {
 
 fn serve(command: &ServeCommand) -> Result<Config, UsageError> {
     Ok(Config {
+        relay: None,
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: None,
         check: None,
@@ -96,6 +98,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
         None
     };
     Ok(Config {
+        relay: None,
         serve: None,
         probe: Some(probe),
         check: None,
@@ -112,6 +115,7 @@ fn probe(command: &ProbeCommand) -> Result<Config, UsageError> {
 fn both(command: &BothCommand) -> Result<Config, UsageError> {
     let measuring = measuring_section(&command.common)?;
     Ok(Config {
+        relay: None,
         serve: Some(serve_section(&command.listen, &command.responder)?),
         probe: Some(probe_section(&command.prober, measuring.clock)?),
         check: None,
@@ -137,6 +141,7 @@ fn info(command: &InfoCommand) -> Result<Config, UsageError> {
         report: if command.json { ReportMode::Json } else { ReportMode::Live },
     };
     Ok(Config {
+        relay: None,
         serve: None,
         probe: None,
         check: None,
@@ -162,7 +167,7 @@ fn serve_section(listen: &str, flags: &ResponderFlags) -> Result<ServeSection, U
     })
 }
 
-fn web_section(listen: &[String], flags: &WebFlags) -> Result<WebSection, UsageError> {
+pub(super) fn web_section(listen: &[String], flags: &WebFlags) -> Result<WebSection, UsageError> {
     let name = "--web.listen-address";
     let addresses = listen.iter().map(|address| flag(name, address, parse_listen));
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;

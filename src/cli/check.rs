@@ -32,6 +32,7 @@ pub(super) fn config(command: &CheckCommand) -> Result<(Config, Vec<UsageError>)
     let check = Some(CheckSection { addresses, ..settings });
     let log = log_section(&command.common);
     let config = Config {
+        relay: None,
         serve: None,
         probe: None,
         check,

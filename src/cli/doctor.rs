@@ -18,6 +18,7 @@ pub(super) struct DoctorCommand {
 
 pub(super) fn config(command: &DoctorCommand) -> Result<Config, UsageError> {
     Ok(Config {
+        relay: None,
         serve: None,
         probe: None,
         check: None,

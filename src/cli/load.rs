@@ -88,6 +88,7 @@ pub(super) fn config(command: &LoadCommand) -> Result<Config, UsageError> {
         plot: plot.transpose()?,
     };
     Ok(Config {
+        relay: None,
         serve: None,
         probe: None,
         check: None,

@@ -19,6 +19,7 @@ mod completions;
 mod doctor;
 mod load;
 mod manual;
+mod relay;
 mod rules;
 mod run;
 mod seed;
@@ -26,13 +27,14 @@ mod service;
 mod targets;
 
 /// The commands that there are, as people type them.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "serve",
     "probe",
     "both",
     "check",
     "info",
+    "relay",
     "load",
     "doctor",
     "rules",

@@ -220,6 +220,7 @@ fn config(flags: &SeedFlags) -> Result<Config, UsageError> {
     // The seed refused a bad duration or number in every mode, but used it in some only.
     let prober = probe_section(flags, probes)?;
     Ok(Config {
+        relay: None,
         serve: if serves { Some(serve_section(flags)?) } else { None },
         probe: prober,
         check: None,

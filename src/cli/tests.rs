@@ -70,6 +70,7 @@ fn prober(targets: &[&str]) -> ProbeSection {
 
 fn nothing() -> Config {
     Config {
+        relay: None,
         serve: None,
         probe: None,
         check: None,
@@ -521,7 +522,7 @@ fn bad_words_and_flags() {
     for (line, message) in [
         ("", format!("no command; write {COMMAND_LINES}")),
         ("server", "server: no such command; write rttscope serve".to_owned()),
-        ("relay a:1", format!("relay: no such command; write {COMMAND_LINES}")),
+        ("forward a:1", format!("forward: no such command; write {COMMAND_LINES}")),
         ("chek a:1", "chek: no such command; write rttscope check".to_owned()),
         ("probe", "probe: no target; write e.g. rttscope probe 10.0.0.1:4000".to_owned()),
         (

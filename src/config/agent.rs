@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::discovery::Job;
 use super::file::check_label;
 use super::on_demand::OnDemandSection;
+use super::relay::same_but_drained;
 use super::{Config, ProbeSection, Target};
 use crate::sys::ClockChoice;
 
@@ -119,6 +120,7 @@ pub fn plan<'a, K>(
 pub fn restart_needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
     let differ = [
         ("serve", running.serve != wanted.serve),
+        ("relay", !same_but_drained(running.relay.as_ref(), wanted.relay.as_ref())),
         ("web", running.web != wanted.web),
         ("measuring", running.measuring != wanted.measuring),
         ("log", running.log != wanted.log),
@@ -212,6 +214,11 @@ mod tests {
         check("serve: {}\ntargets: [{address: 'h:1'}]", &[]);
         check("", &["serve"]);
         check("serve: {listen: ':4000'}\nlog: {level: debug}", &["log"]);
+        let relay = |drain: &str| {
+            config(&format!("relay: {{listeners: [{{listen: ':1', upstreams: 'a:1', {drain}}}]}}"))
+        };
+        assert_eq!(restart_needed(&relay(""), &relay("drain: 'a:1'")), [""; 0]);
+        assert_eq!(restart_needed(&relay(""), &relay("proxy_in: true")), ["relay"]);
         check("serve: {}\nmeasuring: {threads: 2}\nweb: {listen: ':1'}", &["web", "measuring"]);
     }
 

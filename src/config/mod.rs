@@ -19,6 +19,7 @@ pub mod load;
 pub mod mesh;
 pub mod nearest;
 pub mod on_demand;
+pub mod relay;
 mod service;
 pub mod setting;
 pub mod targets_file;
@@ -26,6 +27,9 @@ pub mod web_file;
 
 mod yaml;
 
+pub use self::relay::{
+    Balance, HealthSection, ProxyHeader, RelayListen, RelayListener, RelaySection, RelayUpstream,
+};
 pub use self::service::{Service, ServiceOrder};
 
 use self::agent::AgentSection;
@@ -34,6 +38,8 @@ use self::load::LoadSection;
 /// Everything `app::run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Pass connections on, if present.
+    pub relay: Option<RelaySection>,
     /// Answer probes, if present.
     pub serve: Option<ServeSection>,
     /// Send probes, if present.

@@ -279,7 +279,12 @@ pub fn repeated_name(targets: &[Target]) -> Option<&Target> {
 }
 
 /// A whole number within `min..=max`.
-fn number<T: TryFrom<u64>>(text: &str, min: u64, max: u64, example: &str) -> Result<T, BadValue> {
+pub(super) fn number<T: TryFrom<u64>>(
+    text: &str,
+    min: u64,
+    max: u64,
+    example: &str,
+) -> Result<T, BadValue> {
     let refuse = |why: String| BadValue::new(why, example);
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -182,7 +182,7 @@ pub(super) fn find(stats: &Stats, id: &str) -> Result<Watched, Complaint> {
     })
 }
 
-fn answer<T: Serialize, E: std::fmt::Display>(made: Result<T, E>) -> Response {
+pub(super) fn answer<T: Serialize, E: std::fmt::Display>(made: Result<T, E>) -> Response {
     match made {
         Ok(made) => json(StatusCode::OK, &made),
         Err(error) => {

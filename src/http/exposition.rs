@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
+use super::relay::Document;
 use super::{HttpState, negotiation};
 use crate::metrics::Exposition;
 
@@ -30,6 +31,9 @@ pub(super) async fn exposition(
     Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Response {
+    if let Some(document) = Document::asked(&query, &state.stats) {
+        return document.answer(&state.stats);
+    }
     let format = negotiation::format(&headers);
     let gzip = negotiation::is_gzip_wanted(&headers);
     let is_name = |(key, name): &(String, String)| key == "name[]" && !name.is_empty();

@@ -27,6 +27,7 @@ mod guard;
 mod negotiation;
 mod on_demand;
 mod page;
+mod relay;
 mod reload;
 mod seats;
 mod server;
@@ -97,6 +98,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/api/v1/targets", get(api::targets))
         .route("/api/v1/targets/{id}", get(api::target))
         .route("/api/v1/events", get(events::events))
+        .route("/api/v1/relay/clients", get(relay::clients))
         .route("/api/v1/openapi.json", get(api::description))
         .route("/metrics", get(exposition::exposition))
         .route("/probe", get(on_demand::probe))
@@ -127,7 +129,7 @@ async fn readiness(State(state): State<HttpState>) -> (StatusCode, &'static str)
     if state.ready.load(Ordering::Acquire) {
         (StatusCode::OK, "rttscope is ready.\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "rttscope is starting.\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "rttscope is starting or stopping.\n")
     }
 }
 

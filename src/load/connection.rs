@@ -84,7 +84,11 @@ impl Connection {
             Event::Connected => self.connected(shared, at, out),
             Event::Received { bytes, .. } => self.received(shared, bytes, at, out),
             Event::Closed(failure) => self.lose(shared, failure.into(), at),
-            Event::Stamped(_) | Event::Resolved(_) | Event::Answered { .. } => {}
+            Event::Stamped(_)
+            | Event::Resolved(_)
+            | Event::Answered { .. }
+            | Event::Moved { .. }
+            | Event::Ended => {}
         }
         match shared.run {
             None => self.open(shared, at, out),

@@ -4,7 +4,7 @@
 
 use super::moment::Moment;
 use super::writer::{Out, Target, Value, Writer};
-use super::{Family, Format, Kind, Read, families};
+use super::{Family, Format, Kind, Read, families, relay};
 use crate::host::ProcessUsage;
 use crate::stats::Stats;
 
@@ -115,6 +115,10 @@ impl Family {
                 moment.program.checks.len()
             }
             Read::Echo(_) | Read::EchoCounter(_) => moment.echoes.len(),
+            Read::Relay(_) | Read::RelayCounter(_) => moment.relays.len(),
+            Read::Upstream(_) | Read::UpstreamCounter(_) | Read::UpstreamSides(_) => {
+                moment.upstreams.len()
+            }
             Read::Worker(_) => moment.workers.len(),
             Read::Program(_) | Read::Process(_) => 1,
         }
@@ -131,6 +135,10 @@ impl Family {
                 out.shared = &program.checks[item].labels
             }
             Read::Echo(_) | Read::EchoCounter(_) => out.shared = &moment.echoes[item].labels,
+            Read::Relay(_) | Read::RelayCounter(_) => out.shared = &moment.relays[item].labels,
+            Read::Upstream(_) | Read::UpstreamCounter(_) | Read::UpstreamSides(_) => {
+                out.shared = &moment.upstreams[item].labels;
+            }
             Read::Worker(_) => out.shared = &moment.workers[item].labels,
             Read::Program(_) | Read::Process(_) => {}
         }
@@ -150,6 +158,13 @@ impl Family {
             Read::CheckCounter(read) => out.whole(&[], read(&program.checks[item].seen.counters)),
             Read::Echo(read) => read(&moment.echoes[item], out),
             Read::EchoCounter(read) => out.whole(&[], read(&moment.echoes[item].seen.counters)),
+            Read::Relay(read) => read(&moment.relays[item], out),
+            Read::RelayCounter(read) => out.whole(&[], read(&moment.relays[item].seen.counters)),
+            Read::Upstream(read) => read(&moment.upstreams[item], out),
+            Read::UpstreamCounter(read) => {
+                out.whole(&[], read(&moment.upstreams[item].counters));
+            }
+            Read::UpstreamSides(read) => relay::write_sides(&moment.upstreams[item], read, out),
             Read::Worker(read) => read(&moment.workers[item], out),
             Read::Program(read) => read(program, out),
             Read::Process(read) => match read(&program.process) {

@@ -13,6 +13,7 @@ mod exposition;
 mod moment;
 mod packed;
 mod protobuf;
+mod relay;
 mod reload;
 mod tcp_info;
 mod text;
@@ -21,7 +22,7 @@ mod web;
 mod writer;
 
 use crate::host::ProcessUsage;
-use crate::sample::{CheckCounters, EchoCounters, ProbeCounters};
+use crate::sample::{CheckCounters, EchoCounters, ProbeCounters, RelayCounters, UpstreamCounters};
 use crate::stats::slo::SloSnapshot;
 use crate::tcp_info::Member;
 use crate::time::seconds;
@@ -29,12 +30,13 @@ use crate::time::seconds;
 pub use self::exposition::Exposition;
 pub use self::writer::Format;
 
-use self::moment::{Check, Echo, Probe, Program, Worker};
+use self::moment::{Check, Echo, Probe, Program, Relay, Upstream, Worker};
 use self::writer::{Out, Value};
 
 /// Every family, in the order in which they are written.
 pub fn families() -> impl Iterator<Item = &'static Family> {
     let flows = FAMILIES.iter().chain(check::FAMILIES).chain(tcp_info::FAMILIES);
+    let flows = flows.chain(relay::FAMILIES);
     flows.chain(web::FAMILIES).chain(reload::FAMILIES).chain(discovery::FAMILIES)
 }
 
@@ -310,7 +312,7 @@ static FAMILIES: &[Family] = &[
     Family {
         name: "rttscope_report_samples_dropped_total",
         kind: Kind::Counter,
-        help: "Samples that the JSON writer was too slow for.",
+        help: "Samples that the JSON writer, or the log of relayed connections, was too slow for.",
         read: Read::Program(|now, out| out.whole(&[], now.report_samples_dropped)),
         ..PROGRAM
     },
@@ -402,6 +404,11 @@ enum Read {
     CheckSlo(fn(&SloSnapshot, &mut Out<'_>)),
     Echo(fn(&Echo, &mut Out<'_>)),
     EchoCounter(fn(&EchoCounters) -> u64),
+    Relay(fn(&Relay, &mut Out<'_>)),
+    RelayCounter(fn(&RelayCounters) -> u64),
+    Upstream(fn(&Upstream, &mut Out<'_>)),
+    UpstreamCounter(fn(&UpstreamCounters) -> u64),
+    UpstreamSides(relay::SidesOf),
     Worker(fn(&Worker, &mut Out<'_>)),
     Program(fn(&Program, &mut Out<'_>)),
     Process(fn(&ProcessUsage) -> Option<Value>),

@@ -6,14 +6,20 @@ use std::mem::take;
 
 use super::packed::{Packed, Packer};
 use super::writer::Writer;
-use crate::sample::{CheckClock, Clock, Stage};
-use crate::stats::{CheckSnapshot, EchoSnapshot, ProbeSnapshot, Snapshot, WorkerSnapshot};
+use crate::sample::{CheckClock, Clock, Side, Stage, UpstreamCounters};
+use crate::stats::{
+    CheckSnapshot, EchoSnapshot, ProbeSnapshot, RelaySnapshot, Snapshot, UpstreamSnapshot,
+    WorkerSnapshot,
+};
 
 /// Everything there is to show.
 pub(super) struct Moment {
     /// The program and the targets; listeners and threads stand below.
     pub(super) program: Program,
     pub(super) echoes: Vec<Echo>,
+    pub(super) relays: Vec<Relay>,
+    /// Of all listeners of the relay.
+    pub(super) upstreams: Vec<Upstream>,
     pub(super) workers: Vec<Worker>,
 }
 
@@ -47,6 +53,22 @@ pub(super) struct Echo {
     pub(super) residence: Option<Packed>,
 }
 
+/// A listener of the relay.
+pub(super) struct Relay {
+    pub(super) labels: Box<[u8]>,
+    /// Without upstreams.
+    pub(super) seen: RelaySnapshot,
+}
+
+/// An upstream of a listener of the relay.
+pub(super) struct Upstream {
+    pub(super) labels: Box<[u8]>,
+    pub(super) counters: UpstreamCounters,
+    pub(super) connect: Option<Packed>,
+    pub(super) first_byte: Option<Packed>,
+    pub(super) rtt: Box<[(Side, Packed)]>,
+}
+
 /// A measuring thread.
 pub(super) struct Worker {
     pub(super) labels: Box<[u8]>,
@@ -66,7 +88,14 @@ impl Moment {
         let mut check_packer = Packer::new(writer.sizes());
         let echoes = take(&mut everything.echoes).into_iter();
         let workers = take(&mut everything.workers).into_iter();
+        let relays: Vec<_> = take(&mut everything.relays)
+            .into_iter()
+            .map(|relay| Relay::new(relay, writer, &mut packer))
+            .collect();
+        let (relays, upstreams): (Vec<_>, Vec<_>) = relays.into_iter().unzip();
         Self {
+            relays,
+            upstreams: upstreams.into_iter().flatten().collect(),
             echoes: echoes.map(|echo| Echo::new(echo, writer, &mut packer)).collect(),
             workers: workers.map(|worker| Worker::new(&worker, writer, &mut packer)).collect(),
             program: everything.map_targets(
@@ -118,6 +147,38 @@ impl Echo {
             labels: rendered(&[("listener", &seen.listener)], writer),
             residence: seen.residence.take().map(|residence| packer.pack(&residence)),
             seen,
+        }
+    }
+}
+
+impl Relay {
+    /// A listener and its upstreams.
+    fn new(
+        mut seen: RelaySnapshot,
+        writer: &dyn Writer,
+        packer: &mut Packer<'_>,
+    ) -> (Self, Vec<Upstream>) {
+        let upstreams = take(&mut seen.upstreams).into_iter();
+        let upstreams =
+            upstreams.map(|upstream| Upstream::new(&seen.listener, &upstream, writer, packer));
+        let upstreams = upstreams.collect();
+        (Self { labels: rendered(&[("listener", &seen.listener)], writer), seen }, upstreams)
+    }
+}
+
+impl Upstream {
+    fn new(
+        listener: &str,
+        seen: &UpstreamSnapshot,
+        writer: &dyn Writer,
+        packer: &mut Packer<'_>,
+    ) -> Self {
+        Self {
+            labels: rendered(&[("listener", listener), ("upstream", &seen.upstream)], writer),
+            counters: seen.counters,
+            connect: seen.connect.as_ref().map(|connect| packer.pack(connect)),
+            first_byte: seen.first_byte.as_ref().map(|first_byte| packer.pack(first_byte)),
+            rtt: seen.rtt.iter().map(|(side, rtt)| (*side, packer.pack(rtt))).collect(),
         }
     }
 }

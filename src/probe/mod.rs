@@ -157,8 +157,8 @@ impl Probe {
                 }
             }
             Event::Resolved(addresses) => self.resolved(addresses, at, out),
-            // A prober makes no checks.
-            Event::Answered { .. } => {}
+            // A prober makes no checks and relays nothing.
+            Event::Answered { .. } | Event::Moved { .. } | Event::Ended => {}
         }
         self.advance(at, seen_until, out);
     }

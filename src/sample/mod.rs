@@ -6,10 +6,15 @@
 mod check;
 mod counters;
 mod load;
+mod relay;
 
 pub use check::{CheckClock, CheckOutcome, CheckSample, Method};
 pub use counters::{CheckCounters, EchoCounters, ProbeCounters};
 pub use load::{LoadCounters, LoadFailure};
+pub use relay::{
+    ClientCounters, CloseReason, ConnectionEnd, ConnectionSample, RelayCounters, Side,
+    UpstreamCounters, UpstreamId,
+};
 
 use crate::event::{Failure, RxStamps};
 use crate::time::{Mono, Now, Phc, Wall};

@@ -7,6 +7,7 @@ pub mod slo;
 pub mod watched;
 
 mod check;
+mod clients;
 mod discovery;
 mod echo;
 mod on_demand;
@@ -14,6 +15,7 @@ mod load;
 mod probe;
 mod program;
 mod published;
+mod relay;
 mod reload;
 mod target;
 mod tcp_info;
@@ -26,12 +28,14 @@ use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::host::{Capability, EventLosses, ProcessUsage};
 
 pub use self::check::{CheckSeries, CheckSnapshot};
+pub use self::clients::{ClientHandle, ClientSnapshot, Clients, ClientsWriter};
 pub use self::discovery::{DiscoverySeries, DiscoverySnapshot, ListSnapshot, SourceSnapshot};
 pub use self::echo::{EchoSeries, EchoSnapshot};
 pub use self::load::{LoadSeries, LoadSnapshot};
 pub use self::on_demand::{OnDemandResult, OnDemandSeries};
 pub use self::probe::{ProbeSeries, ProbeSnapshot};
 pub use self::program::{BuildInfo, WorkerSeries, WorkerSnapshot};
+pub use self::relay::{RelaySeries, RelaySnapshot, UpstreamSnapshot};
 pub use self::reload::{ReloadSeries, ReloadSnapshot};
 pub use self::target::TargetSeries;
 pub use self::tcp_info::{TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter};
@@ -60,7 +64,7 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub event_losses: Option<(u64, u64)>,
     /// The process; empty unless the caller of [`Stats::snapshot`] fills it in.
     pub process: ProcessUsage,
-    /// Samples that the JSON writer was too slow for.
+    /// Samples that the JSON writer, or the log of relayed connections, was too slow for.
     pub report_samples_dropped: u64,
     /// Log lines that standard error was too slow for, or closed to.
     pub log_lines_dropped: u64,
@@ -80,6 +84,8 @@ pub struct Snapshot<P = ProbeSnapshot, C = CheckSnapshot> {
     pub checks: Vec<C>,
     /// Listeners of the responder; the series of all workers of a listener are one here.
     pub echoes: Vec<EchoSnapshot>,
+    /// Listeners of the relay; the series of all workers of a listener are one here.
+    pub relays: Vec<RelaySnapshot>,
     /// Measuring threads.
     pub workers: Vec<WorkerSnapshot>,
 }
@@ -106,6 +112,7 @@ impl<P, C> Snapshot<P, C> {
             probes: self.probes.into_iter().map(probe).collect(),
             checks: self.checks.into_iter().map(check).collect(),
             echoes: self.echoes,
+            relays: self.relays,
             workers: self.workers,
         }
     }
@@ -136,6 +143,38 @@ impl Stats {
     /// Shows this worker's responder no longer.
     pub fn remove_echo(&self, series: &Arc<EchoSeries>) {
         self.lock().echoes.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
+    /// Shows this worker's relay from now on.
+    pub fn add_relay(&self, series: RelaySeries) -> Arc<RelaySeries> {
+        let series = Arc::new(series);
+        self.lock().relays.push(Arc::clone(&series));
+        series
+    }
+
+    /// Shows this worker's relay no longer.
+    pub fn remove_relay(&self, series: &Arc<RelaySeries>) {
+        self.lock().relays.retain(|kept| !Arc::ptr_eq(kept, series));
+    }
+
+    /// Whether there is a relay.
+    #[must_use]
+    pub fn has_relay(&self) -> bool {
+        !self.lock().relays.is_empty()
+    }
+
+    /// The listeners of the relay now.
+    #[must_use]
+    pub fn relays(&self) -> Vec<RelaySnapshot> {
+        let relays = self.lock().relays.clone();
+        relay::listeners(&relays)
+    }
+
+    /// The clients of each listener of the relay that moved the most, most first.
+    #[must_use]
+    pub fn relay_clients(&self) -> Vec<(String, Vec<ClientSnapshot>)> {
+        let relays = self.lock().relays.clone();
+        clients::of_listeners(&relays)
     }
 
     /// Shows this measuring thread from now on.
@@ -265,7 +304,7 @@ impl Stats {
     #[must_use]
     pub fn with_series(&self) -> Snapshot<Arc<ProbeSeries>, Arc<CheckSeries>> {
         let registered = self.lock().clone();
-        let Registered { probes, checks, echoes, workers, .. } = registered;
+        let Registered { probes, checks, echoes, relays, workers, .. } = registered;
         let Registered { capabilities, event_losses, web, reload, .. } = registered;
         let Registered { discovery, on_demand, .. } = registered;
         Snapshot {
@@ -286,6 +325,7 @@ impl Stats {
             probes,
             checks,
             echoes: echo::listeners(&echoes),
+            relays: relay::listeners(&relays),
             workers: workers.iter().map(|series| series.snapshot()).collect(),
         }
     }
@@ -301,6 +341,7 @@ struct Registered {
     probes: Vec<Arc<ProbeSeries>>,
     checks: Vec<Arc<CheckSeries>>,
     echoes: Vec<Arc<EchoSeries>>,
+    relays: Vec<Arc<RelaySeries>>,
     workers: Vec<Arc<WorkerSeries>>,
     capabilities: Vec<Capability>,
     event_losses: Vec<Arc<EventLosses>>,

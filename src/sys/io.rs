@@ -129,6 +129,34 @@ impl Io {
         forward!(self, io => io.connect(flow, socket, to));
     }
 
+    /// Takes over an accepted connection without reading from it, and without stamps.
+    pub fn hold(&mut self, flow: FlowId, socket: Socket) {
+        forward!(self, io => io.hold(flow, socket));
+    }
+
+    /// Connects as [`Self::connect`] does; the connection is then held as by [`Self::hold`].
+    pub fn connect_held(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
+        forward!(self, io => io.connect_held(flow, socket, to));
+    }
+
+    /// Receives from a held connection, once.
+    pub fn receive_once(&mut self, flow: FlowId) {
+        forward!(self, io => io.receive_once(flow));
+    }
+
+    /// Passes on what each of two held connections sends to the other, from now on: told by
+    /// `Moved`, `Ended` and `Closed`. The second gets the bytes in `first` before all others: at
+    /// most [`super::RELAY_BUFFER_BYTES`]. Nothing happens if either has ended meanwhile.
+    pub fn join(&mut self, one: FlowId, other: FlowId, first: &[u8]) {
+        forward!(self, io => io.join(one, other, first));
+    }
+
+    /// Closes a flow's connection by RST: its peer does not take the end for an orderly one. What
+    /// the kernel has not sent yet is lost.
+    pub fn reset(&mut self, flow: FlowId) {
+        forward!(self, io => io.reset(flow));
+    }
+
     /// Lets this I/O check: from here on [`Self::check`] uses the method that was chosen.
     ///
     /// # Errors
@@ -219,6 +247,11 @@ pub(super) enum Ready {
     Connected,
     Received(RxStamps),
     Stamped(TxStamp),
+    Moved {
+        read: usize,
+        written: usize,
+    },
+    Ended,
     Closed(Failure),
     /// With the moment at which we learnt of it: closing comes after, and takes time.
     Answered(Answer, Now),
@@ -236,12 +269,20 @@ impl Ready {
             Self::Connected => IoEvent::Flow(Event::Connected),
             Self::Received(stamps) => IoEvent::Flow(Event::Received { bytes, stamps }),
             Self::Stamped(stamp) => IoEvent::Flow(Event::Stamped(stamp)),
+            Self::Moved { read, written } => {
+                IoEvent::Flow(Event::Moved { read: count(read), written: count(written) })
+            }
+            Self::Ended => IoEvent::Flow(Event::Ended),
             Self::Closed(failure) => IoEvent::Flow(Event::Closed(failure)),
             Self::Accepted(socket) => IoEvent::Accepted(socket),
             Self::AcceptFailed(error) => IoEvent::AcceptFailed(error),
         };
         Completion { flow, at: clock::now(), event }
     }
+}
+
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("bytes in memory")
 }
 
 /// Completions that a backend made up itself, waiting for the next call.

@@ -11,6 +11,10 @@
 //!   sent on the same connection: a peer that does not read is not read from either.
 //! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
 //!   [`Buffers::send_bytes`] wait for the kernel.
+//! * Of two connections that [`Io::join`] joined, each is read from only while nothing that it sent
+//!   waits to be written to the other: at most [`RELAY_BUFFER_BYTES`] wait for each direction, and
+//!   nothing while it is idle. FIN is passed on after all that came before it, RST is told and left
+//!   to the flow.
 //! * [`Io::check`] is answered once, by [`IoEvent::Answered`], unless the flow is closed before;
 //!   what it opened is closed by then, and the flow may check or connect again.
 //! * Nothing allocates for a probe once buffers have grown to their working size.
@@ -75,6 +79,8 @@ pub const BACKLOG_BYTES: usize = 4_096;
 /// Most that may wait to be sent on one connection: a backlog, one more receive, and frames.
 pub const SEND_BUFFER_BYTES: usize = 4 * BACKLOG_BYTES;
 
+/// Most that is read from one joined connection before all of it is written to the other.
+pub const RELAY_BUFFER_BYTES: usize = 64 * 1_024;
 /// How much of a connection is held here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffers {

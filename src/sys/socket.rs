@@ -70,13 +70,22 @@ pub struct Manner {
 /// # Errors
 /// The system's error, with the option that failed.
 pub fn prober(to: SocketAddr, options: &SocketOptions) -> Result<Socket, ProberError> {
+    let socket = upstream(to, options)?;
+    platform::keep_bursts_unpaced(&socket);
+    Ok(socket)
+}
+
+/// A socket ready to connect a relayed client to `to`.
+///
+/// # Errors
+/// As those of [`prober`].
+pub fn upstream(to: SocketAddr, options: &SocketOptions) -> Result<Socket, ProberError> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     apply(&socket, to, options)?;
     if let Some(source) = options.source {
         bind_source(&socket, source)?;
     }
     tune(&socket)?;
-    platform::keep_bursts_unpaced(&socket);
     Ok(socket)
 }
 

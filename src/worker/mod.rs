@@ -5,9 +5,11 @@
 //! One turn: take changes, wait, hand completions to flows, then wake flows that are due.
 //! Completions come first, so that a reply that waits to be read is not taken for a lost one.
 
+mod accepting;
 mod loading;
 pub mod noise;
 mod paths;
+mod relaying;
 mod sampling;
 mod sweeping;
 mod table;
@@ -28,8 +30,11 @@ use crate::check::sweep::{CheckResult, SweepSettings, SweepTarget};
 use crate::echo::ResponderSettings;
 use crate::load::LoadSettings;
 use crate::probe::ProbeSettings;
-use crate::sample::{CheckSample, Sample};
-use crate::stats::{CheckSeries, EchoSeries, LoadSeries, ProbeSeries, Stats, WorkerSeries};
+use crate::relay::{RelaySettings, UpstreamNews};
+use crate::sample::{CheckSample, CloseReason, ConnectionSample, Sample, UpstreamId};
+use crate::stats::{
+    CheckSeries, EchoSeries, LoadSeries, ProbeSeries, RelaySeries, Stats, WorkerSeries,
+};
 use crate::sys::socket::SocketOptions;
 use crate::sys::{self, Checks, Io, IoOptions, Kept, Priority, Waker};
 
@@ -57,6 +62,8 @@ pub enum Finished {
     Probe(Sample),
     /// A half-open check.
     Check(CheckSample),
+    /// A relayed connection, when it was accepted and when it was over.
+    Connection(ConnectionSample),
 }
 
 /// Finished measurements on their way to a writer.
@@ -100,6 +107,15 @@ pub enum Change {
     Load(Box<NewLoad>),
     /// Answer on this listening socket. One for each worker.
     Serve(Socket, ResponderSettings, Arc<EchoSeries>),
+    /// Relay what is accepted on a listening socket. [`Self::Finish`] stops accepting, lets the
+    /// connections that there are finish and reports that; [`Self::Stop`] closes them.
+    Relay(Box<NewRelay>),
+    /// Something was learnt of an upstream of a relay.
+    Upstream(TargetId, UpstreamId, UpstreamNews),
+    /// A relay accepts no more; it has finished once the connections that it has are over.
+    DrainRelay(TargetId),
+    /// A relay accepts no more and ends the connections that it has, for this reason.
+    EndRelay(TargetId, CloseReason),
     /// A target's name was resolved (`None`: it could not be).
     Resolved(TargetId, Option<Vec<SocketAddr>>),
     /// Probe or check this target no longer: its connection is closed at once.
@@ -136,6 +152,23 @@ pub struct NewWatch {
     pub series: Arc<CheckSeries>,
 }
 
+/// A listener to be relayed from. One for each worker.
+#[derive(Debug)]
+pub struct NewRelay {
+    /// Its number; the same on every worker.
+    pub relay: TargetId,
+    /// Where clients connect to.
+    pub socket: Socket,
+    /// Nobody else accepts from this socket: whoever waits there is accepted before it is closed.
+    pub is_only_ours: bool,
+    /// How they are relayed.
+    pub settings: RelaySettings,
+    /// Options of the sockets to upstreams.
+    pub options: Arc<SocketOptions>,
+    /// Where its measurements go.
+    pub series: Arc<RelaySeries>,
+}
+
 /// A sweep of half-open checks.
 #[derive(Debug)]
 pub struct NewSweep {
@@ -169,7 +202,8 @@ pub enum Report {
     /// A target's name is to be resolved again.
     Resolve(TargetId),
     /// A target sent its last probe, and all of them are settled; or a sweep is over, and all of
-    /// its results were handed over; or every connection of a share of a load is finished.
+    /// its results were handed over; or a relay accepts no more, and its last connection is over;
+    /// or every connection of a share of a load is finished.
     Finished(TargetId),
     /// A worker died; its error was logged.
     Died,

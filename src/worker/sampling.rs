@@ -54,6 +54,11 @@ impl Sampling {
         usize::try_from(due).unwrap_or(AT_ONCE_MAX).min(AT_ONCE_MAX)
     }
 
+    /// Whether anybody wants to know.
+    pub(super) fn is_wanted(&self, now: Mono) -> bool {
+        self.connections > 0 && now <= self.wanted_until
+    }
+
     /// The place of the next connection.
     pub(super) fn next(&mut self) -> usize {
         let next = self.next;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::TargetId;
 use super::loading::Loading;
 use super::paths::Path;
+use super::relaying::{Relayed, Relays};
 use super::sweeping::Sweeping;
 use crate::check::Watch;
 use crate::echo::{Echo, Responder};
@@ -14,7 +15,7 @@ use crate::event::{Event, Failure, FlowId, Outbox};
 use crate::load::Connection;
 use crate::mix::BuildMix;
 use crate::probe::Probe;
-use crate::sample::{CheckOutcome, CheckSample};
+use crate::sample::{CheckOutcome, CheckSample, Side};
 use crate::stats::{CheckSeries, EchoSeries, ProbeSeries, TcpInfoWriter};
 use crate::sys::socket::{ProberError, SocketOptions};
 use crate::tcp_info::Raw;
@@ -29,6 +30,7 @@ pub(super) struct Table {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) answering: Option<Answering>,
+    pub(super) relays: Relays,
     pub(super) loading: Option<Loading>,
     /// The attempt of each flow and place.
     attempts: HashMap<(FlowId, u32), FlowId, BuildMix>,
@@ -39,7 +41,18 @@ pub(super) enum Flow {
     Vacant,
     /// Accepts again at this moment, if accepting failed.
     Listener(Option<Mono>),
+    /// The listener of the relay in this place; accepts again at this moment, if accepting failed.
+    RelayListener {
+        relay: usize,
+        resume_at: Option<Mono>,
+    },
     Echo(Echo),
+    /// A client that is relayed.
+    Relay(Box<Relayed>),
+    /// The upstream of a relayed client.
+    Upstream {
+        owner: FlowId,
+    },
     Probe(Box<Probing>),
     Watch(Box<Watching>),
     Sweep(Box<Sweeping>),
@@ -134,6 +147,15 @@ impl Table {
         }
     }
 
+    /// Whose side of a relayed connection a flow is, if it is one.
+    pub(super) fn relayed(&self, flow: FlowId) -> Option<(FlowId, Side)> {
+        match self.flows.get(flow.index())? {
+            Flow::Relay(_) => Some((flow, Side::Client)),
+            Flow::Upstream { owner } => Some((*owner, Side::Upstream)),
+            _ => None,
+        }
+    }
+
     pub(super) fn deadline(&mut self, flow: FlowId) -> Option<Mono> {
         match self.flows.get_mut(flow.index())? {
             Flow::Load(connection) => connection.deadline(&self.loading.as_ref()?.generator),
@@ -141,8 +163,9 @@ impl Table {
             Flow::Watch(watching) => watching.watch.deadline(),
             Flow::Sweep(sweeping) => sweeping.sweep.deadline(),
             Flow::Echo(echo) => echo.deadline(),
-            Flow::Listener(resume_at) => *resume_at,
-            Flow::Vacant | Flow::Attempt { .. } => None,
+            Flow::Listener(resume_at) | Flow::RelayListener { resume_at, .. } => *resume_at,
+            Flow::Relay(relayed) => relayed.connection.deadline(),
+            Flow::Vacant | Flow::Upstream { .. } | Flow::Attempt { .. } => None,
         }
     }
 

@@ -1,25 +1,21 @@
 //! The loop of a measuring thread, one turn after the other.
 
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, TrySendError};
-use std::time::Duration;
-
-use socket2::Socket;
 
 use super::paths;
 use super::sampling::Sampling;
 use super::sweeping::Sweeping;
-use super::table::{Answering, Flow, Probing, Table, Watching};
+use super::table::{Flow, Probing, Table, Watching};
 use super::{Change, Finished, NewProbe, NewSweep, NewWatch, Outlets, Report, TargetId};
 use crate::check::Watch;
 use crate::check::sweep::SweepTarget;
-use crate::echo::{Echo, Responder, ResponderSettings};
 use crate::event::{Action, Answer, Event, Failure, FlowId};
 use crate::probe::Probe;
-use crate::stats::{EchoSeries, TcpInfoWriter, WorkerSeries};
+use crate::sample::{CloseReason, Side};
+use crate::stats::{TcpInfoWriter, WorkerSeries};
 use crate::sys::{Io, IoEvent, clock, socket};
 use crate::time::{Mono, Now};
 
@@ -47,6 +43,8 @@ pub(super) fn run(mut turn: Turn, series: &WorkerSeries, busy_poll: bool) {
         turn.go_on_loading();
         turn.wake_due(seen_until);
         turn.sample_tcp_info();
+        turn.sample_relays();
+        turn.publish_relays();
     }
     turn.abandon();
 }
@@ -83,8 +81,6 @@ const CHANGES_PER_TURN: usize = 16;
 /// Connections are flushed to the kernel after this many probes, so that the last of many that
 /// are due together does not make the first wait.
 const PROBES_PER_SUBMIT: usize = 16;
-/// How long a listener pauses after a failed accept: descriptors rarely come back at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Turn {
     pub(super) fn new(io: Io, outlets: Outlets, incoming: Receiver<Change>) -> Self {
@@ -113,6 +109,12 @@ impl Turn {
                 }
                 Ok(Change::Load(new)) => self.add_load(*new),
                 Ok(Change::Serve(socket, settings, series)) => self.serve(socket, settings, series),
+                Ok(Change::Relay(new)) => self.add_relay(*new),
+                Ok(Change::Upstream(relay, upstream, news)) => {
+                    self.tell_upstream(relay, upstream, &news);
+                }
+                Ok(Change::DrainRelay(relay)) => self.drain_relay(relay),
+                Ok(Change::EndRelay(relay, reason)) => self.end_relay(relay, reason),
                 Ok(Change::Resolved(target, addresses)) => self.resolved(target, addresses),
                 Ok(Change::Remove(target)) => self.remove(target),
                 Ok(Change::Finish) => self.finish(),
@@ -175,15 +177,6 @@ impl Turn {
         }
     }
 
-    fn serve(&mut self, socket: Socket, settings: ResponderSettings, series: Arc<EchoSeries>) {
-        self.table.answering = Some(Answering { responder: Responder::new(settings), series });
-        let flow = self.table.insert(Flow::Listener(None));
-        if let Err(error) = self.io.listen(flow, socket) {
-            tracing::error!(%error, "the responder cannot accept");
-            self.tell(Report::Died);
-        }
-    }
-
     fn resolved(&mut self, target: TargetId, addresses: Option<Vec<SocketAddr>>) {
         for place in self.flows_of(target) {
             let (_, flow) = self.by_target[place];
@@ -193,6 +186,9 @@ impl Turn {
 
     fn remove(&mut self, target: TargetId) {
         let places = self.flows_of(target);
+        if places.is_empty() {
+            return self.end_relay(target, CloseReason::Stopped);
+        }
         for place in places.clone() {
             let (_, flow) = self.by_target[place];
             let now = clock::now();
@@ -215,6 +211,7 @@ impl Turn {
     }
 
     fn finish(&mut self) {
+        self.drain_relays();
         self.stop_loading();
         for at in 0..self.by_target.len() {
             let (flow, now) = (self.by_target[at].1, clock::now());
@@ -231,6 +228,7 @@ impl Turn {
             self.apply(flow, now);
         }
         self.table.publish_answering();
+        self.abandon_relays();
     }
 
     /// Hands every completion to its flow.
@@ -239,44 +237,25 @@ impl Turn {
             let Some(completion) = self.io.next_completion() else { return };
             let (flow, at) = (completion.flow, completion.at);
             match completion.event {
-                IoEvent::Flow(event) => {
-                    self.table.take_event(flow, event, at);
-                    self.apply(flow, at);
-                }
+                IoEvent::Flow(event) => match self.table.relayed(flow) {
+                    None => {
+                        self.table.take_event(flow, event, at);
+                        self.apply(flow, at);
+                    }
+                    Some((owner, side)) => {
+                        self.table.take_relay_event(owner, side, event, at);
+                        self.apply_relayed(owner, at);
+                    }
+                },
                 IoEvent::Answered(answer) => {
                     if let Some((owner, place)) = self.table.end_attempt(flow) {
                         self.step(owner, Event::Answered { place, answer }, at);
                     }
                 }
-                IoEvent::Accepted(socket) => self.accepted(socket, at),
+                IoEvent::Accepted(socket) => self.accepted(flow, socket, at),
                 IoEvent::AcceptFailed(error) => self.accept_failed(flow, &error, at),
             }
         }
-    }
-
-    fn accepted(&mut self, socket: Socket, at: Now) {
-        let Some(answering) = &mut self.table.answering else { return };
-        if answering.responder.admit() {
-            let echo = Flow::Echo(Echo::new(&answering.responder, at));
-            let flow = self.table.insert(echo);
-            self.io.attach(flow, socket);
-            self.apply(flow, at);
-        } else {
-            // Dropping the socket closes it: the client learns at once that it is one too many.
-            self.table.publish_answering();
-        }
-    }
-
-    fn accept_failed(&mut self, flow: FlowId, error: &io::Error, at: Now) {
-        tracing::warn!(%error, "could not accept; pausing (raise the limit of open files?)");
-        if let Some(answering) = &mut self.table.answering {
-            answering.responder.accept_failed();
-        }
-        self.table.publish_answering();
-        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
-            *resume_at = Some(at.mono.after(ACCEPT_PAUSE));
-        }
-        self.apply(flow, at);
     }
 
     /// Wakes every flow whose deadline has come, each once: what is due again meanwhile waits for
@@ -307,9 +286,21 @@ impl Turn {
     }
 
     fn wake(&mut self, flow: FlowId, seen_until: Mono, at: Now) {
-        if let Some(Flow::Listener(resume_at)) = self.table.flow(flow) {
-            *resume_at = None;
-            self.io.resume_accepting(flow);
+        match self.table.flow(flow) {
+            Some(Flow::RelayListener { resume_at, relay }) => {
+                *resume_at = None;
+                let relay = *relay;
+                return self.wake_listener(flow, relay);
+            }
+            Some(Flow::Listener(resume_at)) => {
+                *resume_at = None;
+                self.io.resume_accepting(flow);
+            }
+            Some(Flow::Relay(_)) => {
+                self.table.take_relay_event(flow, Side::Client, Event::Due(seen_until), at);
+                return self.apply_relayed(flow, at);
+            }
+            _ => {}
         }
         self.step(flow, Event::Due(seen_until), at);
     }
@@ -321,7 +312,7 @@ impl Turn {
     }
 
     /// Does what a flow asked for in its last step, records what it measured, and sets its timer.
-    fn apply(&mut self, flow: FlowId, at: Now) {
+    pub(super) fn apply(&mut self, flow: FlowId, at: Now) {
         // A connection that cannot even be tried is an event of its own, and so is a check that was
         // given up; both again have actions.
         loop {
@@ -480,7 +471,7 @@ impl Turn {
 
     /// Tells the control plane. The channel has room for two reports of every target, so it is
     /// full only if the control plane is gone.
-    fn tell(&self, report: Report) {
+    pub(super) fn tell(&self, report: Report) {
         if let Err(error) = self.outlets.reports.try_send(report) {
             tracing::debug!(%error, "a report found no reader");
         }
@@ -488,7 +479,7 @@ impl Turn {
 }
 
 impl Outlets {
-    fn report(&self, target: TargetId, finished: Finished) {
+    pub(super) fn report(&self, target: TargetId, finished: Finished) {
         let Some(samples) = &self.samples else { return };
         if let Err(TrySendError::Full(_)) = samples.try_send((target, finished)) {
             self.stats.count_report_samples_dropped(1);

@@ -134,6 +134,10 @@ mod agent;
 mod discovery;
 /// `GET /probe`: who may be probed, and what is told of it.
 mod on_demand;
+/// `rttscope relay`: what it passes on, and what it tells.
+mod relay;
+/// The defects of Monkey D. TCP, each by its number.
+mod relay_defects;
 /// Command lines of tcp_ping_prometheus.
 mod seed_form;
 /// A packet capture judges every probe.

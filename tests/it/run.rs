@@ -133,6 +133,11 @@ impl Run {
         self.logged_address("responder listening")
     }
 
+    /// Where the relay listens, as it logged it.
+    pub(crate) fn relay_address(&self) -> SocketAddr {
+        self.logged_address("relay listening")
+    }
+
     /// Where the HTTP server listens, as it logged it.
     pub(crate) fn http_address(&self) -> SocketAddr {
         self.logged_address("http listening")

@@ -33,6 +33,9 @@ pub fn run(options: &Options) -> Result<()> {
             packages::require(&packages::BENCH_LOAD)?;
         }
         println!("\n== {name}");
+        if name == "relay" && packages::can_install() {
+            packages::require(&packages::BENCH_RELAY)?;
+        }
         let mut bench = shell::cargo(["bench", "--package", "rttscope", "--bench", name]);
         if !options.arguments.is_empty() {
             bench.arg("--").args(&options.arguments);

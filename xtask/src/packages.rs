@@ -49,6 +49,12 @@ pub const DEPLOY: [Tool; 6] = [
     Tool { program: "virtualenv", package: "virtualenv", purpose: DEPLOYMENT },
 ];
 
+/// What `cargo xtask bench relay` compares with.
+pub const BENCH_RELAY: [Tool; 2] = [
+    Tool { program: "haproxy", package: "haproxy", purpose: "a relay to compare with" },
+    Tool { program: "socat", package: "socat", purpose: "a relay to compare with" },
+];
+
 /// What `cargo xtask bench load` needs.
 pub const BENCH_LOAD: [Tool; 2] = [
     Tool { program: "sockperf", package: "sockperf", purpose: "a second load generator" },

@@ -5,6 +5,7 @@ mod discovery;
 mod module;
 mod on_demand;
 mod raw;
+mod relay;
 pub mod schema;
 mod settings;
 
@@ -141,6 +142,7 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let measuring = settings::measuring(&raw.measuring.unwrap_or_default(), complaints);
     let serve = raw.serve.and_then(|serve| settings::serve(&serve, complaints));
+    let relay = raw.relay.and_then(|raw| relay::section(raw, complaints));
     let web = settings::web(raw.web.unwrap_or_default(), folder, complaints);
     let log = settings::log(&raw.log.unwrap_or_default(), complaints);
     let limits = raw.limits.unwrap_or_default();
@@ -177,6 +179,7 @@ fn checked(raw: RawFile, path: &Path, complaints: &mut Complaints) -> Config {
         targets_max,
     };
     Config {
+        relay,
         serve,
         probe: None,
         agent: Some(agent),

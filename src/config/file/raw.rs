@@ -22,6 +22,7 @@ pub(super) struct RawFile {
     pub(super) discovery: Option<Vec<Spanned<RawJob>>>,
     pub(super) probe: Option<Spanned<RawOnDemand>>,
     pub(super) serve: Option<RawServe>,
+    pub(super) relay: Option<RawRelay>,
     pub(super) web: Option<RawWeb>,
     pub(super) measuring: Option<RawMeasuring>,
     pub(super) limits: Option<RawLimits>,
@@ -109,6 +110,45 @@ pub(super) struct RawServe {
     pub(super) listen: Option<Word>,
     pub(super) idle_timeout: Option<Word>,
     pub(super) max_connections: Option<Word>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRelay {
+    pub(super) listeners: Option<Vec<Spanned<RawListener>>>,
+    pub(super) grace: Option<Word>,
+    pub(super) summary_interval: Option<Word>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListener {
+    pub(super) listen: Option<Word>,
+    pub(super) systemd_socket: Option<bool>,
+    pub(super) reuse_port: Option<bool>,
+    pub(super) upstreams: Option<Spanned<OneOrMany>>,
+    pub(super) drain: Option<Spanned<OneOrMany>>,
+    pub(super) balance: Option<Word>,
+    pub(super) connect_timeout: Option<Word>,
+    pub(super) attempts: Option<Word>,
+    pub(super) idle_timeout: Option<Word>,
+    pub(super) max_connections: Option<Word>,
+    pub(super) proxy_in: Option<bool>,
+    pub(super) proxy_out: Option<Word>,
+    pub(super) health: Option<RawHealth>,
+    pub(super) source: Option<Word>,
+    pub(super) interface: Option<Word>,
+    pub(super) dscp: Option<Word>,
+    pub(super) ttl: Option<Word>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    pub(super) interval: Option<Word>,
+    pub(super) timeout: Option<Word>,
+    pub(super) rise: Option<Word>,
+    pub(super) fall: Option<Word>,
 }
 
 #[derive(Default, Deserialize)]

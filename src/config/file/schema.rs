@@ -118,6 +118,7 @@ const FILE: &[Key] = &[
     ("discovery", Kind::List(JOB), "Whom to probe, as files, URLs and name servers say it."),
     ("probe", Kind::Section(ON_DEMAND), "Whom GET /probe may probe; nobody without it."),
     ("serve", Kind::Section(SERVE), "Answer probes."),
+    ("relay", Kind::Section(RELAY), "Pass connections on to upstreams."),
     ("web", Kind::Section(WEB), "The HTTP server; on :2112 unless it is said."),
     ("measuring", Kind::Section(MEASURING), "How the measuring threads work."),
     ("limits", Kind::Section(LIMITS), "What must not be exceeded."),
@@ -251,6 +252,43 @@ const SERVE: &[Key] = &[
     ("max_connections", Kind::Number, "Connections of each measuring thread."),
 ];
 
+const RELAY: &[Key] = &[
+    ("listeners", Kind::List(LISTENER), "Where clients connect, and where they are passed on to."),
+    ("grace", Kind::Duration, "How long live connections may finish at the end."),
+    ("summary_interval", Kind::Text, "How often to log a summary; off: never."),
+];
+
+const LISTENER: &[Key] = &[
+    ("listen", Kind::Text, "Where clients connect; :PORT is every address."),
+    ("systemd_socket", Kind::Bool, "Take the listening socket from systemd instead."),
+    ("reuse_port", Kind::Bool, "Let another process listen there, too."),
+    ("upstreams", Kind::OneOrMany, "Whom clients are passed on to, host:port."),
+    ("drain", Kind::OneOrMany, "Upstreams that get no new clients."),
+    (
+        "balance",
+        Kind::Choice(&["round-robin", "least-connections", "lowest-latency"]),
+        "Who gets a new client.",
+    ),
+    ("connect_timeout", Kind::Duration, "How long an attempt to connect may take."),
+    ("attempts", Kind::Number, "Attempts to connect for one client."),
+    ("idle_timeout", Kind::Text, "Close a connection on which nothing moved so long, or off."),
+    ("max_connections", Kind::Number, "Clients beyond this many are closed at once."),
+    ("proxy_in", Kind::Bool, "Every client begins with a PROXY header."),
+    ("proxy_out", Kind::Choice(&["v1", "v2"]), "Send every upstream a PROXY header first."),
+    ("health", Kind::Section(HEALTH), "How upstreams are checked, by half-open handshakes."),
+    ("source", Kind::Text, "Source address towards upstreams."),
+    ("interface", Kind::Text, "Interface to leave by, towards upstreams."),
+    ("dscp", Kind::Text, "Differentiated services code point towards upstreams."),
+    ("ttl", Kind::Number, "Time to live (hop limit) towards upstreams."),
+];
+
+const HEALTH: &[Key] = &[
+    ("interval", Kind::Text, "Time between two checks of an upstream; off: none."),
+    ("timeout", Kind::Duration, "How long an answer may take."),
+    ("rise", Kind::Number, "Checks in a row that make a down upstream up."),
+    ("fall", Kind::Number, "Checks in a row without an answer that make an upstream down."),
+];
+
 const WEB: &[Key] = &[
     ("listen", Kind::OneOrMany, "Where to serve /metrics; :PORT is every address."),
     ("systemd_socket", Kind::Bool, "Take the sockets from systemd instead."),
@@ -292,8 +330,8 @@ mod tests {
     use serde_saphyr::{Error, Spanned};
 
     use super::super::raw::{
-        RawAllowed, RawFile, RawJob, RawLimits, RawLog, RawMeasuring, RawModule, RawOnDemand,
-        RawServe, RawSlo, RawTarget, RawWeb,
+        RawAllowed, RawFile, RawHealth, RawJob, RawLimits, RawListener, RawLog, RawMeasuring,
+        RawModule, RawOnDemand, RawRelay, RawServe, RawSlo, RawTarget, RawWeb,
     };
     use super::*;
     use crate::config::discovery::{DnsSd, FileSd, HttpSd, RelabelConfig, TargetGroup, TlsTrust};
@@ -327,6 +365,9 @@ mod tests {
         check::<RawOnDemand>(ON_DEMAND);
         check::<RawAllowed>(ALLOWED);
         check::<RawServe>(SERVE);
+        check::<RawRelay>(RELAY);
+        check::<RawListener>(LISTENER);
+        check::<RawHealth>(HEALTH);
         check::<RawWeb>(WEB);
         check::<RawMeasuring>(MEASURING);
         check::<RawLimits>(LIMITS);

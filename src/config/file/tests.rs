@@ -115,9 +115,9 @@ fn slips_are_told_with_their_place() {
         &[":3:5: there is no key intervall; write interval"],
     );
     check(
-        "relay: {}",
-        &[":1:1: there is no key relay; write defaults, modules, targets, targets_file, \
-         discovery, probe, serve, web, measuring, limits, log"],
+        "forward: {}",
+        &[":1:1: there is no key forward; write defaults, modules, targets, targets_file, \
+          discovery, probe, serve, relay, web, measuring, limits, log"],
     );
     check("targets: [{adress: 'h:1'}]", &[":1:12: there is no key adress; write address"]);
     check(

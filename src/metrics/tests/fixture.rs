@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use crate::histogram::{Boundaries, Histogram, HistogramSnapshot};
 use crate::host::{Capability, ProcessUsage};
-use crate::sample::{CheckClock, CheckCounters, Clock, EchoCounters, Method, ProbeCounters, Stage};
+use crate::sample::{
+    CheckClock, CheckCounters, Clock, EchoCounters, Method, ProbeCounters, RelayCounters, Side,
+    Stage, UpstreamCounters,
+};
 use crate::stats::slo::{Objective, ObjectiveClock, Objectives, SloSnapshot};
 use crate::stats::{
     BuildInfo, CheckSeries, CheckSnapshot, DiscoverySnapshot, EchoSnapshot, ListSnapshot,
-    ProbeSeries, ProbeSnapshot, ReloadSnapshot, Snapshot, SourceSnapshot, TcpInfoSeries,
-    TcpInfoSnapshot, TcpInfoWriter, WebSnapshot, WorkerSnapshot,
+    ProbeSeries, ProbeSnapshot, RelaySnapshot, ReloadSnapshot, Snapshot, SourceSnapshot,
+    TcpInfoSeries, TcpInfoSnapshot, TcpInfoWriter, UpstreamSnapshot, WebSnapshot, WorkerSnapshot,
 };
 use crate::tcp_info::{MEMBERS, Members, Place, Raw};
 
@@ -108,6 +111,32 @@ fn unused_check() -> CheckSnapshot {
     CheckSeries::new("idle", "192.0.2.8:443", Method::Quickack, objectives).snapshot()
 }
 
+fn relay() -> RelaySnapshot {
+    let words = std::array::from_fn(|word| 800 + u64::try_from(word).unwrap());
+    let upstream_words = std::array::from_fn(|word| 850 + u64::try_from(word).unwrap());
+    let counters = UpstreamCounters::from_words(upstream_words);
+    RelaySnapshot {
+        listener: "0.0.0.0:8080".to_owned(),
+        counters: RelayCounters::from_words(words),
+        upstreams: vec![
+            UpstreamSnapshot {
+                upstream: "10.0.0.1:80".to_owned(),
+                counters: UpstreamCounters { up: 1, draining: 0, ..counters },
+                connect: Some(histogram(&[120_000])),
+                first_byte: Some(histogram(&[1_500_000])),
+                rtt: vec![(Side::Client, histogram(&[9_000])), (Side::Upstream, histogram(&[8]))],
+            },
+            UpstreamSnapshot {
+                upstream: "db.example:5432".to_owned(),
+                counters: UpstreamCounters::default(),
+                connect: None,
+                first_byte: None,
+                rtt: Vec::new(),
+            },
+        ],
+    }
+}
+
 fn discovery() -> DiscoverySnapshot {
     let source = |source: &str, error: Option<&str>| SourceSnapshot {
         list: "pods".to_owned(),
@@ -172,6 +201,7 @@ pub(super) fn snapshot() -> Snapshot {
             counters: EchoCounters::from_words(words),
             residence: Some(histogram(&[12_000, 13_000])),
         }],
+        relays: vec![relay()],
         workers: vec![WorkerSnapshot {
             thread: "probe-0".to_owned(),
             lateness: histogram(&[55_000]),

@@ -3,6 +3,7 @@
 //! does not depend on the backend, only the number of system calls does.
 
 mod check;
+mod join;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use polling::{Event as Interest, Events, PollMode, Poller};
 use socket2::Socket;
 
 use self::check::RAW_KEYS;
+use self::join::Joined;
 use super::checks::Attempt;
 use super::io::{Pending, Ready, Waker};
 use super::platform::syn::SynChecks;
@@ -35,6 +37,8 @@ pub struct Poll {
     entries: Vec<Option<Entry>>,
     buffer: Box<[u8]>,
     buffers: Buffers,
+    /// What joined connections are read into; empty before the first two are joined.
+    reads: Vec<u8>,
     stamps: bool,
     busy_poll: bool,
     checks: Option<Checks>,
@@ -53,6 +57,10 @@ struct Entry {
     stamp_base: Option<u32>,
     /// The half-open check that this connection is for.
     check: Option<Attempt>,
+    /// Received from only when it is asked for.
+    held: bool,
+    /// What it has if what it sends goes to another.
+    joined: Option<Joined>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +69,17 @@ enum State {
     Paused,
     Connecting,
     Open,
+    /// Not received from, unless once.
+    Held {
+        once: bool,
+    },
+    Joined,
 }
 
 impl Entry {
     const fn new(socket: Socket, state: State) -> Self {
-        Self { socket, state, queued: Vec::new(), stamp_base: None, check: None }
+        let (held, joined) = (false, None);
+        Self { socket, state, queued: Vec::new(), stamp_base: None, check: None, held, joined }
     }
 
     /// What the entry waits for in its present state.
@@ -77,6 +91,11 @@ impl Entry {
             State::Open => {
                 let readable = self.queued.len() <= buffers.backlog_bytes;
                 Interest::new(key, readable, !self.queued.is_empty())
+            }
+            State::Held { once } => Interest::new(key, once, false),
+            State::Joined => {
+                let wanted = self.joined.as_ref().map_or((false, false), |joined| joined.wanted);
+                Interest::new(key, wanted.0, wanted.1)
             }
         }
     }
@@ -111,6 +130,7 @@ impl Poll {
             entries: Vec::new(),
             buffer: vec![0; options.buffers.receive_bytes].into(),
             buffers: options.buffers,
+            reads: Vec::new(),
             stamps: options.stamps,
             busy_poll: options.busy_poll,
             checks: None,
@@ -149,12 +169,17 @@ impl Poll {
 
     /// See [`super::Io::connect`].
     pub fn connect(&mut self, flow: FlowId, socket: Socket, to: SocketAddr) {
+        self.start_connecting(flow, Entry::new(socket, State::Connecting), to);
+    }
+
+    fn start_connecting(&mut self, flow: FlowId, entry: Entry, to: SocketAddr) {
+        let socket = &entry.socket;
         let started =
             socket.set_nonblocking(true).and_then(|()| match socket.connect(&to.into()) {
                 Err(error) if !platform::connect_in_progress(&error) => Err(error),
                 _ => Ok(()),
             });
-        let added = started.and_then(|()| self.insert(flow, Entry::new(socket, State::Connecting)));
+        let added = started.and_then(|()| self.insert(flow, entry));
         if let Err(error) = added {
             self.pending.push_back((flow, Ready::Closed(failure(&error))));
         }
@@ -295,6 +320,12 @@ impl Poll {
                 State::Listening => self.accept(flow),
                 State::Connecting if entry.check.is_some() => self.finish_checking(flow),
                 State::Connecting => self.finish_connecting(flow),
+                State::Held { once } => {
+                    if let Some(received) = self.receive_held(flow, once) {
+                        return Some(received);
+                    }
+                }
+                State::Joined => self.pass_on(flow, event),
                 State::Open => {
                     let flushed = entry.flush();
                     if let Err(error) = flushed {
@@ -363,10 +394,11 @@ impl Poll {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         match entry.socket.take_error() {
             Ok(None) if entry.socket.peer_addr().is_err() => return,
+            Ok(None) if entry.held => entry.state = State::Held { once: false },
             Ok(None) => entry.state = State::Open,
             Ok(Some(error)) | Err(error) => return self.fail(flow, failure(&error)),
         }
-        if self.stamps {
+        if self.stamps && entry.state == State::Open {
             self.stamp(flow);
         }
         self.update(flow);
@@ -388,6 +420,13 @@ impl Poll {
     /// is left.
     fn remove(&mut self, flow: FlowId) -> Option<Entry> {
         let entry = self.entries.get_mut(flow.index())?.take()?;
+        if let Some(joined) = &entry.joined {
+            let watched = joined.watched;
+            self.part(joined.peer);
+            if !watched {
+                return Some(entry);
+            }
+        }
         if let Err(error) = self.poller.delete(&entry.socket) {
             tracing::debug!(%error, "a closed socket was not registered");
         }

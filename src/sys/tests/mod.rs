@@ -5,6 +5,7 @@
 mod checks;
 #[cfg(target_os = "linux")]
 mod closing;
+mod join;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,6 +26,8 @@ enum Seen {
     Connected,
     Received(Vec<u8>, RxStamps),
     Stamped(TxStamp),
+    Moved(u64, u64),
+    Ended,
     Closed(Failure),
     Accepted,
     AcceptFailed,
@@ -71,6 +74,8 @@ impl Bench {
                     Seen::Received(bytes.to_vec(), stamps)
                 }
                 IoEvent::Flow(Event::Stamped(stamp)) => Seen::Stamped(stamp),
+                IoEvent::Flow(Event::Moved { read, written }) => Seen::Moved(read, written),
+                IoEvent::Flow(Event::Ended) => Seen::Ended,
                 IoEvent::Flow(Event::Closed(failure)) => Seen::Closed(failure),
                 IoEvent::Flow(event) => panic!("not an I/O event: {event:?}"),
                 IoEvent::AcceptFailed(_) => Seen::AcceptFailed,

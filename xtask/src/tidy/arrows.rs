@@ -14,6 +14,13 @@ const ARROWS: &[(&str, Names)] = &[
         "checker",
         Names::Only(&["check", "config", "event", "sample", "stats", "sys", "time", "worker"]),
     ),
+    (
+        "relayer",
+        Names::Only(&[
+            "check", "config", "event", "relay", "sample", "schedule", "stats", "sys", "time",
+            "worker",
+        ]),
+    ),
     ("collector", Names::Only(&["sys", "tcp_info"])),
     ("cli", Names::Only(&["config", "log", "rules", "sample", "sys", "time"])),
     ("config", Names::Only(&["sys", "time"])),
@@ -39,14 +46,15 @@ const ARROWS: &[(&str, Names)] = &[
     (
         "worker",
         Names::Only(&[
-            "check", "echo", "event", "load", "mix", "probe", "sample", "schedule", "stats", "sys",
-            "tcp_info", "time", "timers",
+            "check", "echo", "event", "load", "mix", "probe", "relay", "sample", "schedule",
+            "stats", "sys", "tcp_info", "time", "timers",
         ]),
     ),
     ("sys", Names::Only(&["event", "host", "mix", "sample", "tcp_info", "time"])),
     ("probe", Names::Only(&PURE)),
     ("echo", Names::Only(&PURE)),
     ("check", Names::Only(&PURE)),
+    ("relay", Names::Only(&PURE)),
     ("load", Names::Only(&PURE)),
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),

@@ -7,8 +7,15 @@ use super::Finding;
 use super::source::{Source, bracketed, is_identifier};
 
 /// First words of the metric families' names.
-const FAMILY_STARTS: [&str; 6] =
-    ["tcp_echo_", "tcp_check_", "tcp_info_", "tcp_responder_", "rttscope_", "process_"];
+const FAMILY_STARTS: [&str; 7] = [
+    "tcp_echo_",
+    "tcp_check_",
+    "tcp_info_",
+    "tcp_relay_",
+    "tcp_responder_",
+    "rttscope_",
+    "process_",
+];
 
 /// What the exposition appends to a histogram's name.
 const SERIES_ENDS: [&str; 3] = ["_bucket", "_count", "_sum"];

@@ -10,44 +10,50 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// Buffers in the ring; a power of two. More receives than this in one batch are armed again and
-/// find their data still in the socket.
-const BUFFERS: u16 = 256;
-/// The one buffer group of a ring.
-pub(super) const GROUP: u16 = 0;
+/// A group of buffers of a ring, all of one size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// Its number.
+    pub(super) number: u16,
+    /// How many there are; a power of two. More receives than this in one batch are armed again
+    /// and find their data still in the socket.
+    pub(super) buffers: u16,
+    /// How much each holds.
+    pub(super) buffer_bytes: usize,
+}
 
 /// The ring and its buffers, in one mapping: entries first, buffers behind.
 #[derive(Debug)]
 pub(super) struct BufferRing {
     base: NonNull<u8>,
-    buffer_bytes: usize,
+    group: Group,
     /// Our copy of the ring's tail, which only we advance.
     tail: u16,
 }
 
 impl BufferRing {
-    /// Maps and registers a ring whose buffers hold `buffer_bytes` each.
+    /// Maps and registers a ring of these buffers.
     ///
     /// # Errors
     /// `EINVAL` before Linux 5.19.
-    pub(super) fn register(submitter: &Submitter<'_>, buffer_bytes: usize) -> io::Result<Self> {
+    pub(super) fn register(submitter: &Submitter<'_>, group: Group) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh private anonymous mapping aliases nothing.
         let base = unsafe {
             rustix::mm::mmap_anonymous(
                 std::ptr::null_mut(),
-                mapping_bytes(buffer_bytes),
+                mapping_bytes(group),
                 prot,
                 MapFlags::PRIVATE,
             )
         }?;
         let base = NonNull::new(base.cast()).expect("a successful mmap is not null");
-        let mut ring = Self { base, buffer_bytes, tail: 0 };
+        let mut ring = Self { base, group, tail: 0 };
         let address = base.as_ptr().expose_provenance() as u64;
-        // SAFETY: the mapping is page-aligned, holds BUFFERS entries, and outlives the io_uring:
-        // `Uring` declares its ring before this field and so drops it first.
-        unsafe { submitter.register_buf_ring_with_flags(address, BUFFERS, GROUP, 0) }?;
-        for buffer in 0..BUFFERS {
+        // SAFETY: the mapping is page-aligned, holds an entry for each buffer, and outlives the
+        // io_uring: `Uring` declares its ring before this field and so drops it first.
+        unsafe { submitter.register_buf_ring_with_flags(address, group.buffers, group.number, 0) }?;
+        for buffer in 0..group.buffers {
             ring.give_back(buffer);
         }
         Ok(ring)
@@ -55,7 +61,7 @@ impl BufferRing {
 
     /// The first `bytes` bytes of a buffer that the kernel has filled.
     pub(super) fn filled(&self, buffer: u16, bytes: usize) -> &[u8] {
-        let bytes = bytes.min(self.buffer_bytes);
+        let bytes = bytes.min(self.group.buffer_bytes);
         let start = self.buffer_start(buffer);
         // SAFETY: the buffer lies inside the mapping, is initialised (mapped zeroed, then written
         // by the kernel), and the kernel does not touch it before `give_back`, which needs `&mut`.
@@ -64,15 +70,15 @@ impl BufferRing {
 
     /// Lends a buffer to the kernel (again).
     pub(super) fn give_back(&mut self, buffer: u16) {
-        let slot = usize::from(self.tail & (BUFFERS - 1));
+        let slot = usize::from(self.tail & (self.group.buffers - 1));
         let address = self.buffer_start(buffer).expose_provenance() as u64;
         let entries = self.base.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: slot < BUFFERS, so the entry lies inside the mapping.
+        // SAFETY: the slot is below the number of buffers, so the entry lies inside the mapping.
         let entry = unsafe { entries.add(slot) };
         // SAFETY: the kernel does not read a slot beyond the tail, so nobody else accesses it.
         let entry = unsafe { &mut *entry };
         entry.set_addr(address);
-        entry.set_len(u32::try_from(self.buffer_bytes).expect("a buffer is a few KiB"));
+        entry.set_len(u32::try_from(self.group.buffer_bytes).expect("a buffer is a few KiB"));
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `entries` is the address of the ring's first entry.
@@ -84,7 +90,8 @@ impl BufferRing {
     }
 
     fn buffer_start(&self, buffer: u16) -> *mut u8 {
-        let offset = ENTRIES_BYTES + usize::from(buffer & (BUFFERS - 1)) * self.buffer_bytes;
+        let Group { buffers, buffer_bytes, .. } = self.group;
+        let offset = entries_bytes(buffers) + usize::from(buffer & (buffers - 1)) * buffer_bytes;
         // SAFETY: the offset is below `mapping_bytes`.
         unsafe { self.base.as_ptr().add(offset) }
     }
@@ -93,15 +100,16 @@ impl BufferRing {
 impl Drop for BufferRing {
     fn drop(&mut self) {
         // SAFETY: we made this mapping with this length, and no slice of it outlives `self`.
-        let unmapped = unsafe {
-            rustix::mm::munmap(self.base.as_ptr().cast(), mapping_bytes(self.buffer_bytes))
-        };
+        let unmapped =
+            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), mapping_bytes(self.group)) };
         debug_assert!(unmapped.is_ok(), "unmapping our own mapping");
     }
 }
 
-const ENTRIES_BYTES: usize = size_of::<BufRingEntry>() * BUFFERS as usize;
+fn entries_bytes(buffers: u16) -> usize {
+    size_of::<BufRingEntry>() * usize::from(buffers)
+}
 
-fn mapping_bytes(buffer_bytes: usize) -> usize {
-    ENTRIES_BYTES + usize::from(BUFFERS) * buffer_bytes
+fn mapping_bytes(group: Group) -> usize {
+    entries_bytes(group.buffers) + usize::from(group.buffers) * group.buffer_bytes
 }

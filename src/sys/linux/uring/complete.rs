@@ -113,11 +113,20 @@ impl Uring {
     /// Cleans up after an operation whose connection was closed meanwhile.
     fn discard(&mut self, op: Op, key: u32, entry: &cqueue::Entry32) {
         if let (Op::Receive, Some(buffer)) = (op, cqueue::buffer_select(entry.flags())) {
-            self.buffers.give_back(buffer);
+            let connection = self.connections[place(key)].as_ref();
+            if connection.is_some_and(|connection| connection.joined.is_some()) {
+                self.give_back_read(buffer);
+            } else {
+                self.buffers.give_back(buffer);
+            }
         }
         if op == Op::Accept && entry.result() >= 0 {
             // SAFETY: a successful accept hands us a descriptor that nobody else owns.
-            drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            // Nobody else can accept it any more; whoever closed the listener may still want it.
+            if let Some(connection) = &self.connections[place(key)] {
+                self.pending.push_back((connection.flow, Ready::Accepted(socket)));
+            }
         }
         self.free_if_idle(key);
     }
@@ -150,6 +159,9 @@ impl Uring {
             self.fail(key, failure(&io::Error::from_raw_os_error(-result)));
             return None;
         }
+        if connection.held {
+            return Some((Ready::Connected, 0));
+        }
         let flow = connection.flow;
         if self.stamps {
             self.stamp(flow);
@@ -162,6 +174,10 @@ impl Uring {
     fn received(&mut self, key: u32, result: i32, flags: u32) -> Option<(Ready, usize)> {
         let connection = self.connection(key)?;
         connection.receiving = false;
+        if connection.joined.is_some() {
+            return self.read(key, result, flags);
+        }
+        let held = connection.held;
         let buffer = cqueue::buffer_select(flags);
         let bytes = usize::try_from(result).unwrap_or(0);
         if bytes == 0 {
@@ -178,12 +194,17 @@ impl Uring {
         let header = connection.receive_header.as_ref();
         let stamps = header.map_or_else(RxStamps::default, |header| header.decode().stamps);
         self.lent = buffer;
-        self.rearm.push(key);
+        if !held {
+            self.rearm.push(key);
+        }
         Some((Ready::Received(stamps), bytes))
     }
 
     fn sent(&mut self, key: u32, result: i32) -> Option<(Ready, usize)> {
         let connection = self.connection(key)?;
+        if connection.joined.is_some() {
+            return self.written(key, result);
+        }
         let bytes = usize::try_from(result).unwrap_or(0);
         match result {
             0.. => connection.sent += bytes,

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use io_uring::types::Fd;
 use socket2::{SockAddr, Socket};
 
+use super::join::Joined;
 use crate::event::FlowId;
 use crate::sys::checks::Attempt;
 use crate::sys::linux::stamp::{self, CONTROL_BYTES};
@@ -23,6 +24,12 @@ pub(super) struct Connection {
     /// Closed by us: completions only count down.
     pub(super) closing: bool,
     pub(super) receiving: bool,
+    /// Received from only when it is asked for.
+    pub(super) held: bool,
+    /// Closed by RST.
+    pub(super) resetting: bool,
+    /// What it has if what it sends goes to another.
+    pub(super) joined: Option<Joined>,
     /// What the kernel is sending, from `sent` on.
     pub(super) sending: Vec<u8>,
     pub(super) sent: usize,
@@ -111,6 +118,9 @@ impl Connection {
             armed: [0; Op::ALL.len()],
             closing: false,
             receiving: false,
+            held: false,
+            resetting: false,
+            joined: None,
             sending: Vec::new(),
             sent: 0,
             queued: Vec::new(),

@@ -8,7 +8,7 @@ use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::os::fd::AsRawFd;
 
-use super::buffers::BufferRing;
+use super::buffers::{BufferRing, Group};
 use super::submit::SOCKET_TX_TIMESTAMP;
 use crate::host::RingFacts;
 
@@ -32,7 +32,7 @@ pub(in crate::sys::linux) fn ring() -> Option<RingFacts> {
         defer_taskrun: opens(|builder| builder.setup_single_issuer().setup_defer_taskrun()),
         cqe32: big.is_ok(),
         provided_buffers: big.is_ok_and(|big| {
-            let buffers = BufferRing::register(&big.submitter(), BUFFER_BYTES);
+            let buffers = BufferRing::register(&big.submitter(), GROUP);
             // Before its buffers.
             drop(big);
             buffers.is_ok()
@@ -58,7 +58,7 @@ fn takes_stamp_command() -> io::Result<bool> {
 }
 
 const ENTRIES: u32 = 4;
-const BUFFER_BYTES: usize = 64;
+const GROUP: Group = Group { number: 0, buffers: 4, buffer_bytes: 64 };
 
 #[cfg(test)]
 mod tests {

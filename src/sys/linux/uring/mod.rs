@@ -14,9 +14,11 @@
 
 mod buffers;
 mod check;
+mod close;
 mod complete;
 mod connection;
 pub(super) mod features;
+mod join;
 mod raw;
 mod restrict;
 mod submit;
@@ -25,15 +27,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, squeue};
 use rustix::event::EventfdFlags;
 use socket2::Socket;
 
-use self::buffers::BufferRing;
-use self::connection::{Connection, Op};
+use self::buffers::{BufferRing, Group};
+use self::connection::Connection;
+use self::join::Reads;
 use self::raw::RawSends;
 use super::stamp;
 use super::syn::SynChecks;
@@ -81,6 +83,8 @@ pub struct Uring {
     /// The number of the wait for each raw socket; 0 while none is armed.
     raw_armed: [u32; 2],
     raw_sends: RawSends,
+    /// What joined connections read into; `None` before the first two are joined.
+    reads: Option<Reads>,
 }
 
 impl Uring {
@@ -107,7 +111,8 @@ impl Uring {
             deferred => (deferred?, true),
         };
         tracing::debug!(deferred = is_deferred, "a ring is open");
-        let buffers = BufferRing::register(&ring.submitter(), options.buffers.receive_bytes)?;
+        let group = Group { buffer_bytes: options.buffers.receive_bytes, ..GROUP };
+        let buffers = BufferRing::register(&ring.submitter(), group)?;
         restrict::enable(&ring.submitter())?;
         let mut uring = Self {
             ring,
@@ -132,6 +137,7 @@ impl Uring {
             syn: None,
             raw_armed: [0; 2],
             raw_sends: RawSends::new(),
+            reads: None,
         };
         uring.arm_wake()?;
         Ok(uring)
@@ -331,6 +337,7 @@ impl Uring {
         }
         waiting.clear();
         self.starved = waiting;
+        self.read_where_starved();
     }
 
     fn insert(&mut self, connection: Box<Connection>) -> u32 {
@@ -365,6 +372,9 @@ impl Uring {
 
     /// Ends a connection and tells its flow.
     fn fail(&mut self, key: u32, failure: Failure) {
+        if self.puts_off(key, failure) {
+            return;
+        }
         if let Some(connection) = self.connection(key) {
             let flow = connection.flow;
             let told = match connection.check {
@@ -373,82 +383,6 @@ impl Uring {
             };
             self.release(key);
             self.pending.push_back((flow, told));
-        }
-    }
-
-    /// Closes a connection for its flow. The socket itself goes when the kernel has let go of it:
-    /// an armed operation keeps the file open, so close(2) alone would send no FIN.
-    fn release(&mut self, key: u32) {
-        let Some(connection) = self.connection(key) else { return };
-        connection.closing = true;
-        let Connection { flow, outstanding, check, armed, .. } = *connection;
-        self.by_flow[flow.index()] = NONE;
-        // The key may soon be another connection's.
-        self.rearm.retain(|&waiting| waiting != key);
-        self.starved.retain(|&waiting| waiting != key);
-        if let (Some(attempt), Some(checks)) = (check, &mut self.checks) {
-            checks.abandon(attempt);
-        }
-        if outstanding == 0 {
-            self.free_if_idle(key);
-            return;
-        }
-        // A FIN would complete the handshake of a check; its RST leaves with the socket.
-        if let (Some(connection), None) = (self.connections[place(key)].as_deref(), check) {
-            // Not connected (yet) is no error here.
-            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
-        }
-        // Each by its number, which the kernel hashes: by descriptor it looks at all operations
-        // that the ring has, which makes closing some of many connections cost their product.
-        for op in Op::ALL {
-            let number = armed[op.index()];
-            if number == 0 {
-                continue;
-            }
-            let cancel = opcode::AsyncCancel::new(op.user_data(key, number)).build();
-            let cancel = cancel.flags(squeue::Flags::SKIP_SUCCESS);
-            if let Err(error) = self.push_entry(cancel.user_data(Op::Cancel.user_data(0, 0))) {
-                tracing::error!(%error, "a closed connection's operation could not be cancelled");
-            }
-        }
-    }
-
-    fn free_if_idle(&mut self, key: u32) {
-        let slot = &mut self.connections[place(key)];
-        if slot.as_ref().is_some_and(|connection| connection.outstanding == 0) {
-            *slot = None;
-            self.free.push(key);
-        }
-    }
-}
-
-impl Drop for Uring {
-    /// Closes everything and waits until the kernel has let go of it, so that no listener outlives
-    /// its program and no memory is freed that the kernel may still write into.
-    fn drop(&mut self) {
-        for flow in 0..self.by_flow.len() {
-            self.close(FlowId(u32::try_from(flow).expect("flows are numbered by u32")));
-        }
-        for _ in 0..DRAIN_TURNS {
-            if self.connections.iter().all(Option::is_none) {
-                break;
-            }
-            self.busy_poll = false;
-            let waited = self.wait(Some(clock::mono().after(DRAIN_TURN)));
-            while self.next_completion().is_some() {}
-            if waited.is_err() {
-                break;
-            }
-        }
-        let patience = Timespec::new().sec(1);
-        let cancelled =
-            self.ring.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
-        let quiet =
-            cancelled.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true);
-        if !quiet {
-            // Leaking a few KiB at exit is sound; freeing them is not.
-            std::mem::forget(std::mem::take(&mut self.connections));
-            std::mem::forget(std::mem::take(&mut self.wake_count));
         }
     }
 }
@@ -471,13 +405,12 @@ fn place(key: u32) -> usize {
     usize::try_from(key).expect("32 bits fit")
 }
 
-/// How often, and how long each time, completions of closed connections are waited for.
-const DRAIN_TURNS: u32 = 100;
-const DRAIN_TURN: Duration = Duration::from_millis(5);
 /// How often a turn asks for 20 withheld completions: a flood must not keep timers waiting.
 const ASKS_MAX: u32 = 4_096;
 /// No connection.
 const NONE: u32 = u32::MAX;
+/// The buffers of all connections but joined ones.
+const GROUP: Group = Group { number: 0, buffers: 256, buffer_bytes: crate::sys::RECEIVE_BYTES };
 /// Submission entries; when they are used up, they are submitted early.
 const SUBMISSIONS: u32 = 1_024;
 /// Completion entries; the kernel keeps what overflows.

@@ -11,8 +11,10 @@ use io_uring::{Submitter, opcode};
 pub(super) fn enable(submitter: &Submitter<'_>) -> io::Result<()> {
     let operations = OPERATIONS.map(Restriction::sqe_op).into_iter();
     let flags = [Restriction::sqe_flags_allowed(u8::MAX)];
-    let mut rules: Vec<Restriction> =
-        operations.chain(flags).chain([Restriction::register_op(SYNC_CANCEL)]).collect();
+    let mut rules: Vec<Restriction> = operations
+        .chain(flags)
+        .chain([PBUF_RING, SYNC_CANCEL].map(Restriction::register_op))
+        .collect();
     let restricted = match submitter.register_restrictions(&mut rules) {
         // Linux 5.19 has no such registration, and does not know its number.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -41,6 +43,8 @@ const OPERATIONS: [u8; 10] = [
     opcode::UringCmd16::CODE,
 ];
 
+/// `IORING_REGISTER_PBUF_RING`: what joined connections read into is made when there are some.
+const PBUF_RING: u8 = 22;
 /// `IORING_REGISTER_SYNC_CANCEL` (include/uapi/linux/io_uring.h): how the ring is emptied at its
 /// end.
 const SYNC_CANCEL: u8 = 24;

@@ -7,9 +7,8 @@ use std::os::fd::AsRawFd;
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 
-use super::Uring;
-use super::buffers::GROUP;
 use super::connection::{Connection, Header, Op};
+use super::{GROUP, Uring};
 use crate::sys::Buffers;
 
 impl Uring {
@@ -41,6 +40,9 @@ impl Uring {
     pub(super) fn arm_receive(&mut self, key: u32) -> io::Result<()> {
         let Buffers { receive_bytes, backlog_bytes, .. } = self.limits;
         let Some(connection) = self.connection(key) else { return Ok(()) };
+        if connection.joined.is_some() {
+            return self.arm_read(key);
+        }
         if connection.receiving || connection.backlog_bytes() > backlog_bytes {
             return Ok(());
         }
@@ -49,10 +51,10 @@ impl Uring {
         let receive = if connection.stamped {
             let header =
                 connection.receive_header.get_or_insert_with(|| Header::new(receive_bytes));
-            opcode::RecvMsg::new(fd, header.arm()).buf_group(GROUP).build()
+            opcode::RecvMsg::new(fd, header.arm()).buf_group(GROUP.number).build()
         } else {
             let length = u32::try_from(receive_bytes).expect("a few KiB");
-            opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(GROUP).build()
+            opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(GROUP.number).build()
         };
         self.push(Op::Receive, key, receive.flags(squeue::Flags::BUFFER_SELECT))
     }
