@@ -31,7 +31,8 @@ struct Seen {
     rate: f64,
     /// Per second of the client's CPU time.
     per_core: f64,
-    p50_us: f64,
+    /// `None` without answers.
+    p50_us: Option<f64>,
 }
 
 /// What a responder does with a message.
@@ -84,7 +85,7 @@ fn main() -> io::Result<()> {
             &ratio(peer.map(|peer| seen.rate / peer.rate)),
             &format!("{:.0}", seen.per_core),
             &ratio(peer.map(|peer| seen.per_core / peer.per_core)),
-            &format!("{:.1}", seen.p50_us),
+            &seen.p50_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}")),
         ]));
     }
     print_table(&format!("Requests of {BYTES} bytes, best of {rounds} rounds"), &rows);
@@ -106,7 +107,7 @@ fn run_ours(words: &str, to: SocketAddr, seconds: u32) -> io::Result<Seen> {
     Ok(Seen {
         rate: answered / f64::from(seconds),
         per_core: answered / cpu_s,
-        p50_us: p50_ns / 1e3,
+        p50_us: Some(p50_ns / 1e3),
     })
 }
 
@@ -133,7 +134,7 @@ fn run_sockperf(mode: &str, to: SocketAddr, seconds: u32) -> io::Result<Seen> {
     Ok(Seen {
         rate: answered / f64::from(seconds),
         per_core: answered / cpu_s,
-        p50_us: number("percentile 50.000 =").unwrap_or(f64::NAN),
+        p50_us: number("percentile 50.000 ="),
     })
 }
 

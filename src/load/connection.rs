@@ -92,7 +92,7 @@ impl Connection {
         }
         match shared.run {
             None => self.open(shared, at, out),
-            Some(run) if at.mono >= run.until => self.drain(shared, run, out),
+            Some(run) if at.mono >= run.until => self.drain(shared, run, at, out),
             Some(run) => self.work(shared, run, at, out),
         }
     }
@@ -160,18 +160,18 @@ impl Connection {
             }
             (Request::Echo(bytes), Link::Open { .. }) => {
                 self.skip_stale(shared, at);
-                self.send(shared, bytes, at, out);
+                self.send(shared, bytes, run.until, at, out);
             }
             _ => {}
         }
     }
 
-    /// Sends every request that is due, as far as there is room.
-    fn send(&mut self, shared: &mut Generator, bytes: usize, at: Now, out: &mut Outbox) {
+    /// Sends every request that is due, and before `end`, as far as there is room.
+    fn send(&mut self, shared: &mut Generator, bytes: usize, end: Mono, at: Now, out: &mut Outbox) {
         let start = out.bytes.len();
         while self.in_flight.len() < shared.in_flight_max {
             let due = match &mut self.slots {
-                Some(slots) if slots.due() <= at.mono => slots.take(),
+                Some(slots) if slots.due() <= at.mono && slots.due() < end => slots.take(),
                 Some(_) => break,
                 None => at.mono,
             };
@@ -298,15 +298,10 @@ impl Connection {
     }
 
     /// After the measured time: waits for what is in flight, and finishes.
-    fn drain(&mut self, shared: &mut Generator, run: Run, out: &mut Outbox) {
+    fn drain(&mut self, shared: &mut Generator, run: Run, at: Now, out: &mut Outbox) {
         if !self.draining {
             self.draining = true;
-            if let (Request::Echo(_), Link::Down { why: Some(why), .. }) =
-                (shared.settings.request, self.link)
-            {
-                self.fail_slots(shared, why, run.until);
-            }
-            self.skip_before(shared, run.until);
+            self.send_last(shared, run, at, out);
         }
         let waits = match self.link {
             Link::Finished => return,
@@ -330,6 +325,26 @@ impl Connection {
         }
         self.link = Link::Finished;
         shared.finished += 1;
+    }
+
+    /// What was due before the end while we were held up is late, not skipped: there was room.
+    fn send_last(&mut self, shared: &mut Generator, run: Run, at: Now, out: &mut Outbox) {
+        let waiting = self.slots.as_mut().filter(|slots| slots.due() < run.until);
+        match (shared.settings.request, self.link, waiting) {
+            (Request::Echo(bytes), Link::Open { .. }, Some(_)) => {
+                self.send(shared, bytes, run.until, at, out);
+            }
+            (Request::Echo(_), Link::Down { why: Some(why), .. }, Some(_)) => {
+                self.fail_slots(shared, why, run.until);
+            }
+            (Request::Connect, Link::Down { .. }, Some(slots)) => {
+                let due = slots.take();
+                begin(shared, due, at);
+                self.dial(shared, due, at, out);
+            }
+            _ => {}
+        }
+        self.skip_before(shared, run.until);
     }
 
     fn dial(&mut self, shared: &Generator, due: Mono, at: Now, out: &mut Outbox) {

@@ -222,6 +222,33 @@ fn an_open_loop_does_not_ask_whether_the_peer_keeps_up() {
     assert_eq!(sorted, expected, "each from its own due time");
 }
 
+#[test]
+fn being_held_up_at_the_end_makes_the_last_requests_late_and_skips_none() {
+    let mut script = Script::start(settings(Request::Echo(8), Some(100), 1), true);
+    script.rounds(945);
+    script.now_ns = 1_020 * MS;
+    script.event(0, Event::Due(script.at().mono));
+    let counters = *script.load.counters();
+    assert_eq!((counters.sent, counters.skipped, counters.late), (100, 0, 5), "{counters:?}");
+    assert!(!script.load.is_finished(), "the last ones are awaited");
+    script.answer(0);
+    assert!(script.load.is_finished());
+    // A connection is one request at a time: there is room for one more.
+    let mut script = Script::start(settings(Request::Connect, Some(100), 1), false);
+    script.begin();
+    for slot in 1..=95 {
+        script.event(0, Event::Connected);
+        script.pass_until(slot * 10);
+    }
+    script.event(0, Event::Connected);
+    script.now_ns = 1_020 * MS;
+    script.event(0, Event::Due(script.at().mono));
+    let counters = *script.load.counters();
+    assert_eq!((counters.sent, counters.skipped), (97, 3), "{counters:?}");
+    script.event(0, Event::Connected);
+    assert!(script.load.is_finished());
+}
+
 /// Coordinated omission: a peer that stalls for 200 ms of 1 s.
 #[test]
 fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
