@@ -435,6 +435,3 @@ fn address(asked: io::Result<SockAddr>) -> SocketAddr {
 }
 
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-#[cfg(test)]
-mod tests;

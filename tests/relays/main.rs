@@ -1,21 +1,25 @@
-//! Relays as a worker runs them, with real clients and upstreams, on every backend.
+//! Relays as a worker runs them, with real clients and upstreams, on every backend. A binary of its
+//! own: thousands of relayed connections take all descriptors that a process may have.
 
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 mod behaviour;
 mod faults;
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use super::*;
-use crate::relay::balance::Policy;
-use crate::relay::{RelaySettings, Upstream};
-use crate::sample::{RelayCounters, UpstreamCounters};
-use crate::stats::{RelaySnapshot, Stats, WorkerSeries};
-use crate::sys::{Io, IoChoice, IoOptions};
-use crate::worker::{Change, Outlets, Worker, WorkerOptions};
+use rttscope::relay::balance::Policy;
+use rttscope::relay::{RelaySettings, Upstream};
+use rttscope::sample::{CloseReason, RelayCounters, UpstreamCounters, UpstreamId};
+use rttscope::stats::{RelaySeries, RelaySnapshot, Stats, WorkerSeries};
+use rttscope::sys::{Io, IoChoice, IoOptions, clock, socket};
+use rttscope::worker::{
+    Change, Finished, NewRelay, Outlets, Report, TargetId, Worker, WorkerOptions,
+};
 
 /// A worker that relays.
 struct Rig {

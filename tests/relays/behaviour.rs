@@ -4,8 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
 use super::*;
-use crate::relay::proxy_protocol::{self, Version};
-use crate::sys::RELAY_BUFFER_BYTES;
+use rttscope::relay::proxy_protocol::{self, Version};
+use rttscope::sys::RELAY_BUFFER_BYTES;
+use socket2::Socket;
 
 /// Writes at one end, and reads that at the other.
 fn pass(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {

@@ -387,7 +387,7 @@ proptest! {
 fn ten_thousand_at_once() {
     use rustix::process::{Resource, getrlimit};
 
-    crate::sys::raise_descriptor_limit();
+    rttscope::sys::raise_descriptor_limit();
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let connections = 10_000.min(limit.saturating_sub(1_000) / 4);
     on_every_backend(|backend| {
