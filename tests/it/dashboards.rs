@@ -112,9 +112,12 @@ fn check_queries(test: &str, mut waiting: Vec<Asked>, native: bool) {
     let both = Run::start(&Place::Here, &format!("both --listen=127.0.0.1:0 {web} {slos}"));
     let checked = both.responder_address();
     let check = Run::start(&Place::Here, &format!("probe --check {checked} {web} {slos}"));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "web: {listen: '127.0.0.1:0'}\n").unwrap();
-    let words = format!("run --config.file={}", file.path().display());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rttscope.yaml");
+    fs::write(folder.path().join("targets.json"), "[]").unwrap();
+    let discovery = "discovery: [{file_sd_configs: [{files: [targets.json]}]}]";
+    fs::write(&file, format!("web: {{listen: '127.0.0.1:0'}}\n{discovery}\n")).unwrap();
+    let words = format!("run --config.file={}", file.display());
     let agent = Run::start(&Place::Here, &words);
     let relay =
         Run::start(&Place::Here, &format!("relay --listen=127.0.0.1:0 --upstream={checked} {web}"));

@@ -333,18 +333,20 @@ fn a_reload_leaves_alone_what_stays_the_same() {
     scene.write("a.json", "[");
     scene.fails(&[".2"], "a.json");
 
-    let b = job("b", "slow", "b.json");
+    let b = job("b", "fast", "b.json");
     let response = scene.reload(&format!("discovery:\n{b}{a}"));
     assert_eq!(response.status, 200, "{}", response.body);
     assert!(response.body.contains("2 untouched"), "{}", response.body);
     scene.wait_for(&[".2", ".3"]);
     scene.untouched(&first, &[".2"]);
     // Another module: those of the list, and nobody else, are probed anew.
-    let before = scene.agent.scrape();
     let name = scene.name(".3");
     let of = [("target", name.as_str())];
+    let before = scene.agent.scrape_until("many probes", |scrape| {
+        scrape.has(SENT, &of) && scrape.count(SENT, &of) > 200
+    });
     let sent = before.count(SENT, &of);
-    assert_eq!(scene.reload(&format!("discovery:\n{}{a}", job("b", "fast", "b.json"))).status, 200);
+    assert_eq!(scene.reload(&format!("discovery:\n{}{a}", job("b", "slow", "b.json"))).status, 200);
     scene.agent.scrape_until("new counters", |scrape| {
         scrape.has(SENT, &of) && scrape.count(SENT, &of) < sent
     });

@@ -172,9 +172,11 @@ fn checks_take_an_upstream_out_and_bring_it_back(site: &Site) {
     let words = "--check-interval=20ms --check-timeout=200ms --rise=2 --fall=2";
     let run = checking_relay(site, &[address, server.address], words);
     let label = address.to_string();
-    let up =
-        |up: u64| move |now: &Exposition| now.count(UPSTREAM_UP, &[("upstream", &label)]) == up;
-    run.scrape_until("it is down", up.clone()(0));
+    let of = [("upstream", label.as_str())];
+    let up = |up: u64| {
+        move |now: &Exposition| now.has(UPSTREAM_UP, &of) && now.count(UPSTREAM_UP, &of) == up
+    };
+    run.scrape_until("it is down", up(0));
     for _ in 0..10 {
         ping(&connect(&Place::Here, run.relay_address()), b"to the other one");
     }
