@@ -41,7 +41,8 @@
 //! # The agent
 //! [`config::file`] reads what `rttscope run` is to do, `app::reload` reads it again, and
 //! [`config::agent::plan`] says who has to go and who has to come: that is all that `app::agent`
-//! changes. Where a list of wanted targets comes from makes no difference to it.
+//! changes. Where a list of wanted targets comes from makes no difference to it: [`discovery`] asks
+//! files, URLs and name servers for more, and [`mesh`] chooses those of them that this host probes.
 //!
 //! `GET /probe` is a wish that [`http`] hands to `app::on_demand`: one probe by the same threads,
 //! of an address that the file's rules allow.
