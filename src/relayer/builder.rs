@@ -144,7 +144,8 @@ impl Builder {
         self
     }
 
-    /// How long connections may finish after [`Stopper::shutdown`]; 30 s unless this is called.
+    /// How long connections may finish after [`shutdown`](super::Stopper::shutdown); 30 s unless
+    /// this is called.
     #[must_use]
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -21,7 +21,9 @@ pub fn flags() -> Vec<String> {
 
 /// Fails if one of the folders is named in these bytes of a binary.
 pub fn require_none(binary: &[u8]) -> Result<()> {
-    for (folder, _) in folders() {
+    // Where Debian keeps the standard library is the same everywhere, and is named in those that it
+    // has built itself.
+    for (folder, _) in folders().into_iter().filter(|(_, name)| *name != LIBRARY) {
         let name = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
         if let Some(found) = find(binary, name.as_bytes()) {
             bail!("the binary names a folder of this machine: {found}");
@@ -47,8 +49,8 @@ fn folders() -> Vec<(PathBuf, &'static str)> {
     folders.extend(rustup.map(|rustup| (rustup, "/rustup")));
     folders.extend(cargo.map(|cargo| (cargo, "/cargo")));
     folders.extend(registries.into_iter().map(|registry| (registry, "/registry")));
-    folders.extend(library.canonicalize().ok().map(|library| (library, "/rust")));
-    folders.push((library.to_owned(), "/rust"));
+    folders.extend(library.canonicalize().ok().map(|library| (library, LIBRARY)));
+    folders.push((library.to_owned(), LIBRARY));
     // The home of a service may be `/`.
     folders.retain(|(folder, _)| folder.parent().is_some());
     folders
@@ -69,6 +71,8 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<String> {
 
 /// Where Debian has the source of the standard library, which is built with the program.
 const DEBIAN_LIBRARY: &str = "/usr/lib/rustlib/src/rust";
+/// What is written instead of it.
+const LIBRARY: &str = "/rust";
 /// Enough to see which file it is.
 const SHOWN_BYTES: usize = 80;
 
