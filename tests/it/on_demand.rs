@@ -2,10 +2,8 @@
 //! get no packet, slow ones no more time than Prometheus has, and too many get their 503.
 
 use std::fs;
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
@@ -13,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::exposition::Exposition;
 use crate::http::{self, Response};
-use crate::prometheus::is_installed;
+use crate::prometheus::{is_installed, lint};
 use crate::run::Run;
 use crate::site::{Place, Site, report_skip};
 
@@ -142,21 +140,7 @@ fn check_by_promtool(scene: &Scene, query: &str) {
     if !is_installed("promtool") {
         return report_skip("on_demand::linter", "no `promtool` on the search path");
     }
-    let page = scene.get(query);
-    let kind = page.header("content-type").unwrap();
-    assert!(kind.starts_with("text/plain") && kind.contains("0.0.4"), "{kind}");
-    let mut linter = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    linter.stdin.take().unwrap().write_all(page.body.as_bytes()).unwrap();
-    let output = linter.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.is_empty(), "{said}\n{}", page.body);
+    lint(&scene.get(query));
 }
 
 fn nobody_is_probed_unless_the_file_says_so(site: &Site) {

@@ -188,7 +188,12 @@ fn the_linter_has_nothing_to_say() {
         exposition.has(catalogue::RECEIVED, &[]) && exposition.count(catalogue::RECEIVED, &[]) >= 20
     });
     let page = http::fetch_as(both.http_address(), "/metrics", "text/plain; version=0.0.4");
-    let kind = page.header("content-type").unwrap().to_owned();
+    lint(&page);
+}
+
+/// `promtool check metrics` has nothing to say of a page of the text format.
+pub(crate) fn lint(page: &http::Response) {
+    let kind = page.header("content-type").unwrap();
     assert!(kind.starts_with("text/plain") && kind.contains("0.0.4"), "{kind}");
     let mut linter = Command::new("promtool")
         .args(["check", "metrics"])
@@ -200,7 +205,8 @@ fn the_linter_has_nothing_to_say() {
     linter.stdin.take().unwrap().write_all(page.body.as_bytes()).unwrap();
     let output = linter.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{}", page.body);
 }
 
 /// A responder and a prober in one process, with an answer every 20 ms.
