@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::mix::scramble;
+
 /// A member of the mesh.
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
@@ -91,7 +93,7 @@ impl Roster {
         ring: usize,
     ) -> Option<usize> {
         let salt = salt(scope, ring);
-        let place = |member: usize| mix(self.hashes[member] ^ salt);
+        let place = |member: usize| scramble(self.hashes[member] ^ salt);
         let here = place(own);
         let free = candidates.iter().filter(|member| !chosen.contains(member));
         // The distance around the ring; the hash settles a tie.
@@ -102,8 +104,8 @@ impl Roster {
     /// the member of that group with the highest weight for ours.
     fn represent(&self, own: usize, candidates: &[usize], scope: usize, chosen: &mut Vec<usize>) {
         let groups = &self.scopes[scope];
-        let name = |kind: Kind| mix(groups.names.get(&kind).copied().unwrap_or_default());
-        let weight = |it: usize, name: u64| (mix(self.hashes[it] ^ name), self.hashes[it]);
+        let name = |kind: Kind| scramble(groups.names.get(&kind).copied().unwrap_or_default());
+        let weight = |it: usize, name: u64| (scramble(self.hashes[it] ^ name), self.hashes[it]);
         let own_name = name(groups.kind(own));
         let mut best: HashMap<Kind, usize> = HashMap::new();
         for &it in candidates {
@@ -181,20 +183,12 @@ impl Groups {
 /// FNV-1a and a finish: a version of ours or of the compiler must not choose other peers.
 fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
-}
-
-/// The finish of SplitMix64 (Steele, Lea and Flood, 2014): every bit depends on every other.
-const fn mix(mut bits: u64) -> u64 {
-    bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
+    scramble(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 fn salt(scope: usize, ring: usize) -> u64 {
     let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-    mix(number(scope).wrapping_mul(1_000_003).wrapping_add(number(ring)))
+    scramble(number(scope).wrapping_mul(1_000_003).wrapping_add(number(ring)))
 }
 
 #[cfg(test)]

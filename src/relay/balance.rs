@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 
 use super::settings::{RelaySettings, Upstream, UpstreamNews};
+use crate::mix::Dice;
 use crate::sample::UpstreamId;
 use crate::time::Mono;
 
@@ -51,7 +52,7 @@ pub struct Balancer {
     upstreams: Vec<Known>,
     /// Where the next round begins.
     next: usize,
-    dice: u64,
+    dice: Dice,
 }
 
 /// One upstream.
@@ -82,7 +83,7 @@ impl Balancer {
             failed_hold_ns: settings.failed_hold_ns,
             upstreams: settings.upstreams.iter().map(Known::new).collect(),
             next: 0,
-            dice: settings.seed,
+            dice: Dice(settings.seed),
         }
     }
 
@@ -204,13 +205,10 @@ impl Balancer {
         pair.min_by_key(|&place| self.upstreams[place].cost())
     }
 
-    /// A number below `sides`; 0 without any. `SplitMix64` (Steele, Lea, Flood 2014).
+    /// A number below `sides`; 0 without any.
     fn roll(&mut self, sides: usize) -> usize {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.dice ^ (self.dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let sides = u64::try_from(sides).unwrap_or(u64::MAX).max(1);
-        usize::try_from((mixed ^ (mixed >> 31)) % sides).expect("below a usize")
+        let sides = u64::try_from(sides).unwrap_or(u64::MAX);
+        usize::try_from(self.dice.below(sides)).expect("below a usize")
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
 use proptest::prelude::*;
+use rttscope::mix::Dice;
 use socket2::SockRef;
 
 use super::*;
@@ -43,25 +44,8 @@ struct Peer {
     end: Option<End>,
 }
 
-/// `SplitMix64`.
-#[derive(Clone, Copy, Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
+fn one_in(dice: &mut Dice, count: u64) -> bool {
+    dice.below(count) == 0
 }
 
 /// What is injected.
@@ -81,9 +65,9 @@ impl Peer {
     fn planned(storm: Storm, number: u64, is_client: bool, stream: TcpStream) -> Self {
         let mut dice = Dice(storm.seed ^ side_number(number, is_client));
         let sends = ID_BYTES + dice.below(storm.bytes);
-        let dies = storm.dies > 0 && dice.one_in(storm.dies);
+        let dies = storm.dies > 0 && one_in(&mut dice, storm.dies);
         let laziness = 1 + dice.below(storm.laziness);
-        let at_once = 1 + if dice.one_in(3) { dice.below(40) } else { dice.below(70_000) };
+        let at_once = 1 + if one_in(&mut dice, 3) { dice.below(40) } else { dice.below(70_000) };
         stream.set_nonblocking(true).unwrap();
         Self {
             number,
@@ -103,7 +87,7 @@ impl Peer {
 
     /// Does a little.
     fn act(&mut self, dice: &mut Dice) {
-        if self.end.is_some() || !dice.one_in(self.laziness) {
+        if self.end.is_some() || !one_in(dice, self.laziness) {
             return;
         }
         if let Err(error) = self.write(dice).and_then(|()| self.read(dice))
@@ -171,7 +155,7 @@ const fn side_number(number: u64, is_client: bool) -> u64 {
 fn bytes(number: u64, is_client: bool, from: u64, count: u64) -> Vec<u8> {
     let word = |at: u64| match at / 8 {
         0 if is_client => number.to_le_bytes(),
-        block => Dice(side_number(number, is_client) ^ (block << 20)).next().to_le_bytes(),
+        block => Dice(side_number(number, is_client) ^ (block << 20)).roll().to_le_bytes(),
     };
     let (mut at, end) = (from, from + count);
     let mut bytes = Vec::new();

@@ -59,12 +59,14 @@ const ARROWS: &[(&str, Names)] = &[
     ("event", Names::Only(&["sample", "time"])),
     ("sample", Names::Only(&["event", "time"])),
     ("time", Names::Only(&[])),
+    ("mesh", Names::Only(&["mix"])),
     // One row for the leaves of the pure core.
-    ("dial schedule timers wire loss histogram host tcp_info mix mesh", Names::Only(&["time"])),
+    ("dial schedule timers wire loss histogram host tcp_info mix", Names::Only(&["time"])),
 ];
 
 /// What flows may name: never each other, never the configuration, never the system.
-const PURE: [&str; 8] = ["dial", "event", "loss", "sample", "schedule", "time", "timers", "wire"];
+const PURE: [&str; 9] =
+    ["dial", "event", "loss", "mix", "sample", "schedule", "time", "timers", "wire"];
 
 #[derive(Clone, Copy)]
 enum Names {
