@@ -21,8 +21,8 @@ pub(super) fn begin(config: &Config) -> Result<Sandbox> {
 
 /// Drops every privilege and forbids the system calls that are not needed. To be called when
 /// everything has started; the keepers of eBPF programs hold what those need.
-pub(super) fn complete(sandbox: &mut Sandbox, config: &Config, stats: &Stats) -> Result<()> {
-    let kept = sys::needed_to_read(&permits(config).files);
+pub(super) fn complete(sandbox: &mut Sandbox, stats: &Stats) -> Result<()> {
+    let kept = sys::needed_to_read(&sandbox.permits().files);
     sys::drop_all_capabilities_but(kept).context("dropping what is no longer needed")?;
     sandbox.complete()?;
     let capabilities = sandbox.capabilities();

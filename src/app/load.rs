@@ -119,7 +119,7 @@ impl Loads<'_> {
             let mut running = self.start(scenario)?;
             // Each scenario's threads have rings of their own, and none can be made afterwards.
             if self.load.scenarios.last() == Some(scenario) {
-                confine::complete(self.sandbox, self.config, self.stats)?;
+                confine::complete(self.sandbox, self.stats)?;
             }
             let Scenario { name, connections, rate, message_bytes, duration } = scenario.clone();
             let asked = Asked { name, connections, rate, message_bytes, duration };

@@ -118,7 +118,7 @@ fn run_logged(
                 sweep::run(config, check, &mut opened, &detected, screen, &stats, signal).await
             }
             (None, Some(info)) => {
-                confine::complete(&mut opened.sandbox, config, &stats)?;
+                confine::complete(&mut opened.sandbox, &stats)?;
                 info::run(info, screen, &stats, signal).await
             }
             (None, None) => {
@@ -258,7 +258,7 @@ impl App {
         } else if let (Some(agent), Some(rereads)) = (&config.agent, rereads) {
             app.start_agent(agent, config, rereads, checks, &mut workshop)?;
         }
-        confine::complete(sandbox, config, &app.stats)?;
+        confine::complete(sandbox, &app.stats)?;
         app.ready.store(true, Ordering::Release);
         sys::supervisor::ready();
         Ok(app)

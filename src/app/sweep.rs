@@ -84,7 +84,7 @@ pub(super) async fn run(
     let io = members.first().map_or("", |(worker, _)| worker.io_name);
     let started = clock::mono();
     let (output, results) = start_output(check, screen, (io, method), &errors, &found, started)?;
-    confine::complete(sandbox, config, stats)?;
+    confine::complete(sandbox, stats)?;
     begin_sweeps(check, method, &members, &results);
     drop(results);
     let feed = Feed {

@@ -93,6 +93,12 @@ impl Sandbox {
         demanded(self.choice, self.calls.as_ref().err())
     }
 
+    /// What it was begun with.
+    #[must_use]
+    pub const fn permits(&self) -> &Permits {
+        &self.permits
+    }
+
     /// Which half of it holds, or is about to, and why the other does not.
     #[must_use]
     pub fn capabilities(&self) -> Vec<Capability> {
