@@ -7,6 +7,7 @@
 
 mod bench;
 mod build_ebpf;
+mod cargo_test;
 mod check_foreign;
 mod dashboards;
 mod debian_rust;

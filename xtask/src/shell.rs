@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -52,6 +53,22 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{status}: {line}");
     }
     Ok(())
+}
+
+/// The same, and gives back whether it succeeded and the lines that it wrote to its output.
+pub fn run_and_hear(command: &mut Command) -> Result<(bool, Vec<String>)> {
+    let line = line(command);
+    println!("$ {line}");
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start: {line}"))?;
+    let mut heard = Vec::new();
+    let output = child.stdout.take().context("its output is a pipe")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        heard.push(line);
+    }
+    Ok((child.wait()?.success(), heard))
 }
 
 /// Runs the command silently and returns its standard output.
