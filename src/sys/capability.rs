@@ -40,11 +40,19 @@ struct StampsSeen {
     rx: bool,
 }
 
-/// Tries the backend that `backend` chooses, and kernel stamps on it.
+/// Tries the backend that `backend` chooses, and kernel stamps on it; on a thread that ends. What a
+/// kernel does for a ring in threads of its own (`iou-wrk`; Linux 6.1 for stamps), it keeps for as
+/// long as the thread that asked lives, with all privileges that this one had.
 ///
 /// # Errors
 /// If no backend opens, or the choice demands one (or a clock) that does not work here.
 pub fn detect(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
+    let trial = std::thread::Builder::new().name("trial".to_owned());
+    let trial = trial.spawn(move || try_out(backend, clock))?;
+    trial.join().unwrap_or_else(|_| Err(io::Error::other("the trial of this machine panicked")))
+}
+
+fn try_out(backend: IoChoice, clock: ClockChoice) -> io::Result<Detected> {
     let stamping = match platform::keep_stamping() {
         Ok(socket) => Some(socket),
         Err(error) => {
