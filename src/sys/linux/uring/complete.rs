@@ -55,25 +55,34 @@ impl Uring {
 
     /// The next completion. The kernel does no more than 20 pieces of deferred work in one wait
     /// (Linux 6.13, `IO_LOCAL_TW_DEFAULT_MAX`): what has happened and is withheld must be asked
-    /// for, or an answer that is there would be taken for a missing one.
+    /// for, or an answer that is there would be taken for a missing one. That something is withheld
+    /// may be told after it was handed out (`io_req_local_work_add` sets the flag behind the work).
     pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry32> {
+        let mut fruitless = 0;
         loop {
             let entry = self.ring.completion().next();
             let queue = self.ring.submission();
             let withheld = queue.taskrun() || queue.cq_overflow();
             drop(queue);
-            if entry.is_some() || !withheld || self.asks_left == 0 {
+            let tired = self.asks_left == 0 || fruitless == FRUITLESS_ASKS_MAX;
+            if entry.is_some() || !withheld || tired {
                 return entry;
             }
             self.asks_left -= 1;
-            // SAFETY: no argument is passed, and nothing is submitted.
-            let asked = unsafe { self.ring.submitter().enter::<()>(0, 0, GET_EVENTS, None) };
-            if let Err(error) = asked {
+            fruitless += 1;
+            if let Err(error) = self.ask(0) {
                 // The next wait tells.
                 tracing::debug!(%error, "withheld completions could not be asked for");
                 return None;
             }
         }
+    }
+
+    /// Submits `count` operations and takes what has happened, without waiting for more.
+    pub(super) fn ask(&self, count: usize) -> io::Result<usize> {
+        let count = u32::try_from(count).expect("bounded by the ring");
+        // SAFETY: no argument is passed; what is submitted was checked when it was pushed.
+        unsafe { self.ring.submitter().enter::<()>(count, 0, GET_EVENTS, None) }
     }
 
     /// One completion of a connection's operation.
@@ -284,6 +293,8 @@ impl Uring {
     }
 }
 
+/// How often in a row the kernel may have nothing to give although it says so.
+const FRUITLESS_ASKS_MAX: u32 = 3;
 /// `IORING_ENTER_GETEVENTS`.
 const GET_EVENTS: u32 = 1;
 /// `IORING_CQE_F_TSTAMP_HW`.

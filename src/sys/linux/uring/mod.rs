@@ -295,6 +295,11 @@ impl Uring {
             None => None,
         };
         let waited = match left_ns {
+            // To wait for no time at all would be to sleep until a timer wakes this thread.
+            Some(0) => {
+                let count = self.ring.submission().len();
+                self.ask(count)
+            }
             Some(ns) => {
                 let nanos = u32::try_from(ns % NS_PER_SECOND).expect("below a second");
                 let timeout = Timespec::new().sec(ns / NS_PER_SECOND).nsec(nanos);
