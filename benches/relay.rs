@@ -20,6 +20,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ use rounds::median;
 /// The CPU of every relay, and of both of its peers.
 const RELAY_CPU: usize = 0;
 const PEER_CPU: usize = 1;
+/// Where the peers are now.
+static PEERS: AtomicUsize = AtomicUsize::new(PEER_CPU);
 /// Bytes of a message and of its echo.
 const MESSAGES: [usize; 3] = [64, 1_024, 8_192];
 /// Bytes of a write of a stream.
@@ -103,9 +106,16 @@ fn main() -> io::Result<()> {
         while stream.write_all(&chunk).is_ok() {}
     })?;
     let to_echo = start_all(echo)?;
-    latencies(&to_echo, extent)?;
+    for (cpu, place) in [(PEER_CPU, "another CPU"), (RELAY_CPU, "its CPU")] {
+        PEERS.store(cpu, Ordering::Relaxed);
+        pin_peer();
+        latencies(&to_echo, place, extent)?;
+    }
+    PEERS.store(PEER_CPU, Ordering::Relaxed);
+    pin_peer();
     connections(&to_echo, extent)?;
     drop(to_echo);
+    awake(echo, source, extent)?;
     let to_source = start_all(source)?;
     streams(&to_source, extent)?;
     drop(to_source);
@@ -117,10 +127,10 @@ fn upstream(serve: fn(&mut TcpStream)) -> io::Result<SocketAddr> {
     let listener = TcpListener::from(socket::listener((Ipv4Addr::LOCALHOST, 0).into(), false)?);
     let at = listener.local_addr()?;
     thread::spawn(move || {
-        pin(PEER_CPU);
+        pin_peer();
         while let Ok((mut stream, _)) = listener.accept() {
             thread::spawn(move || {
-                pin(PEER_CPU);
+                pin_peer();
                 if stream.set_nodelay(true).is_ok() {
                     serve(&mut stream);
                 }
@@ -135,17 +145,21 @@ fn pin(cpu: usize) {
     let _ = sys::pin(cpu);
 }
 
+fn pin_peer() {
+    pin(PEERS.load(Ordering::Relaxed));
+}
+
 fn start_all(upstream: SocketAddr) -> io::Result<Vec<Running>> {
     let mut running = Vec::new();
     for way in WAYS {
-        running.extend(start(way, upstream)?);
+        running.extend(start(way, upstream, false)?);
     }
-    pin(PEER_CPU);
+    pin_peer();
     Ok(running)
 }
 
 /// `None` if the program is not installed.
-fn start(way: Way, upstream: SocketAddr) -> io::Result<Option<Running>> {
+fn start(way: Way, upstream: SocketAddr, awake: bool) -> io::Result<Option<Running>> {
     pin(RELAY_CPU);
     let to_upstream = upstream.to_string();
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -160,17 +174,20 @@ fn start(way: Way, upstream: SocketAddr) -> io::Result<Option<Running>> {
         Way::Ours(io) => {
             let arguments = ["relay", "--listen", "127.0.0.1:0", "--upstream", &to_upstream];
             let more = ["--io", io, "--threads", "1", "--pin", "0", "--check-interval", "off"];
-            let arguments = [&arguments[..], &more[..]].concat();
+            let mut arguments = [&arguments[..], &more[..]].concat();
+            arguments.extend(awake.then_some("--busy-poll"));
             let (program, to) = Program::start(&arguments, Stdio::null(), "relay listening")?;
             let to = to.ok_or_else(|| io::Error::other("the relay logged no address"))?;
             Some((Some(Process::Ours(program)), to))
         }
         Way::Haproxy { splice } => {
+            let busy = if awake { "busy-polling\n " } else { "" };
             let splice = if splice { " option splice-auto\n" } else { "" };
             write!(
                 file,
-                "global\n nbthread 1\n maxconn 20000\ndefaults\n mode tcp\n timeout connect 5s\n \
-                 timeout client 1h\n timeout server 1h\n{splice}listen relay\n bind {free}\n \
+                "global\n {busy}nbthread 1\n maxconn 9000\n maxpipes 100\ndefaults\n mode tcp\n \
+                 timeout connect 5s\n timeout client 1h\n timeout server 1h\n{splice}\
+                 listen relay\n bind {free}\n \
                  server upstream {to_upstream}\n"
             )?;
             file.flush()?;
@@ -200,8 +217,33 @@ fn start(way: Way, upstream: SocketAddr) -> io::Result<Option<Running>> {
     Ok(Some(running))
 }
 
+/// Relays that never sleep, one after the other: each would keep the others from its CPU.
+fn awake(echo: SocketAddr, source: SocketAddr, extent: Extent) -> io::Result<()> {
+    let ways = [Way::Ours("uring"), Way::Ours("poll"), Way::Haproxy { splice: true }];
+    let mut rows = vec![row(["way", "p50 µs", "p99 µs", "GiB/s"])];
+    for way in ways {
+        let Some(to_echo) = start(way, echo, true)? else { continue };
+        pin_peer();
+        let middle = |values: Vec<f64>| median(&values).unwrap_or(f64::NAN);
+        let rounds = (0..extent.rounds).map(|_| round_trips(&to_echo, 64, extent.messages));
+        let rounds: Vec<[f64; 2]> = rounds.collect::<io::Result<_>>()?;
+        let which = |at: usize| middle(rounds.iter().map(|round| round[at]).collect());
+        let (p50, p99) = (which(0), which(1));
+        drop(to_echo);
+        let Some(to_source) = start(way, source, true)? else { continue };
+        pin_peer();
+        let rounds = (0..extent.rounds).map(|_| stream(&to_source, extent.stream));
+        let rounds: Vec<[f64; 2]> = rounds.collect::<io::Result<_>>()?;
+        let gib = middle(rounds.iter().map(|round| round[0]).collect());
+        let figures = [format!("{p50:.1}"), format!("{p99:.1}"), format!("{gib:.2}")];
+        rows.push(row([&way.name(), &figures[0], &figures[1], &figures[2]]));
+    }
+    print_table("Never asleep: round trips of 64 bytes, and one stream", &rows);
+    Ok(())
+}
+
 /// Added latency: round trips of one message after the other, less those without a relay.
-fn latencies(ways: &[Running], extent: Extent) -> io::Result<()> {
+fn latencies(ways: &[Running], place: &str, extent: Extent) -> io::Result<()> {
     for bytes in MESSAGES {
         let mut seen = vec![Vec::new(); ways.len()];
         for _ in 0..extent.rounds {
@@ -225,7 +267,8 @@ fn latencies(ways: &[Running], extent: Extent) -> io::Result<()> {
                 &format!("{:.1}", p99 - direct[1]),
             ]));
         }
-        print_table(&format!("Round trips of {bytes} bytes, one at a time"), &rows);
+        let title = format!("Round trips of {bytes} bytes, one at a time, peers on {place}");
+        print_table(&title, &rows);
     }
     Ok(())
 }
@@ -318,8 +361,8 @@ fn memory(echo: SocketAddr) -> io::Result<()> {
     sys::raise_descriptor_limit();
     let mut rows = vec![row(["way", "idle connections", "KiB each"])];
     for way in WAYS {
-        let Some(running) = start(way, echo)? else { continue };
-        pin(PEER_CPU);
+        let Some(running) = start(way, echo, false)? else { continue };
+        pin_peer();
         if running.process.is_none() {
             continue;
         }

@@ -12,9 +12,9 @@
 //! * [`Io::send`] takes all bytes or reports [`Failure::Stalled`] as the connection's end: at most
 //!   [`Buffers::send_bytes`] wait for the kernel.
 //! * Of two connections that [`Io::join`] joined, each is read from only while nothing that it sent
-//!   waits to be written to the other: at most [`RELAY_BUFFER_BYTES`] wait for each direction, and
-//!   nothing while it is idle. FIN is passed on after all that came before it, RST is told and left
-//!   to the flow.
+//!   waits to be written to the other: at most [`RELAY_BUFFER_BYTES`] wait for each direction, or
+//!   [`RELAY_PIPE_BYTES`] of one that sends much, and nothing while it is idle. FIN is passed on
+//!   after all that came before it, RST is told and left to the flow.
 //! * [`Io::check`] is answered once, by [`IoEvent::Answered`], unless the flow is closed before;
 //!   what it opened is closed by then, and the flow may check or connect again.
 //! * Nothing allocates for a probe once buffers have grown to their working size.
@@ -81,6 +81,9 @@ pub const SEND_BUFFER_BYTES: usize = 4 * BACKLOG_BYTES;
 
 /// Most that is read from one joined connection before all of it is written to the other.
 pub const RELAY_BUFFER_BYTES: usize = 64 * 1_024;
+/// The same where what is read is not copied, which begins when that much comes at once.
+pub const RELAY_PIPE_BYTES: usize = 256 * 1_024;
+
 /// How much of a connection is held here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffers {

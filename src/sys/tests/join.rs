@@ -49,6 +49,13 @@ impl Pair {
         })
     }
 
+    fn reads(&self, flow: FlowId) -> impl Iterator<Item = u64> {
+        self.bench.seen.iter().filter_map(move |(owner, seen)| match seen {
+            Seen::Moved(read @ 1.., _) if *owner == flow => Some(*read),
+            _ => None,
+        })
+    }
+
     fn has_seen(&self, flow: FlowId, wanted: &Seen) -> bool {
         self.bench.seen.iter().any(|(owner, seen)| *owner == flow && seen == wanted)
     }
@@ -220,7 +227,7 @@ fn a_side_that_does_not_read_stops_the_other_and_costs_one_buffer() {
         let taken = fill(&mut pair, &upstream);
         let ((_, written), (read, _)) = (pair.moved(ACCEPTED), pair.moved(DIALLED));
         let waiting = usize::try_from(read - written).unwrap();
-        assert!(waiting <= RELAY_BUFFER_BYTES, "{options:?}: {waiting} of {taken}");
+        assert!(waiting <= RELAY_PIPE_BYTES, "{options:?}: {waiting} of {taken}");
         assert!(waiting > 0 && read > 0, "{options:?}: {waiting} of {taken}");
         // The other way is not held up.
         pair.client.write_all(b"still here").unwrap();
@@ -318,6 +325,64 @@ fn those_who_do_not_read_take_nothing_from_the_others() {
             }
             assert!(reader.join().unwrap() == sent, "{options:?} {number}");
             writer.join().unwrap();
+        }
+    });
+}
+
+/// Writes in large pieces until nobody takes more; what was taken, and what waits in the relay.
+fn fill_at_once(pair: &mut Pair) -> (Vec<u8>, u64) {
+    pair.bench.seen.clear();
+    let sent = bytes(99_991, 5).repeat(240);
+    let mut upstream = &pair.upstream;
+    upstream.set_nonblocking(true).unwrap();
+    let (mut taken, mut quiet) = (0, 0);
+    while quiet < 20 {
+        let written = upstream.write(&sent[taken..]).unwrap_or(0);
+        pair.bench.step(Some(clock::mono().after(Duration::from_millis(1))));
+        quiet = if written == 0 { quiet + 1 } else { 0 };
+        taken += written;
+    }
+    upstream.set_nonblocking(false).unwrap();
+    let ((_, written), (read, _)) = (pair.moved(ACCEPTED), pair.moved(DIALLED));
+    (sent[..taken].to_vec(), read - written)
+}
+
+fn read_exactly(mut stream: TcpStream, count: usize) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut all = vec![0; count];
+        stream.read_exact(&mut all).unwrap();
+        all
+    })
+}
+
+fn both_ways(pair: &Pair) -> [(TcpStream, TcpStream); 2] {
+    let clone = |stream: &TcpStream| stream.try_clone().unwrap();
+    [(clone(&pair.upstream), clone(&pair.client)), (clone(&pair.client), clone(&pair.upstream))]
+}
+
+#[test]
+fn what_comes_in_bulk_is_moved_as_it_is_and_what_comes_in_words_is_copied_again() {
+    on_every_backend(|options| {
+        let mut pair = Pair::joined(options);
+        let is_uring = pair.bench.io.name() == "uring";
+        for _ in 0..3 {
+            let (sent, waiting) = fill_at_once(&mut pair);
+            assert!(0 < waiting && waiting <= RELAY_PIPE_BYTES as u64, "{options:?}: {waiting}");
+            // Only a pipe takes more than this at once; and there is none at first.
+            let reads: Vec<u64> = pair.reads(DIALLED).collect();
+            let most = reads.iter().max().unwrap();
+            assert!(reads[0] <= RELAY_BUFFER_BYTES as u64, "{options:?}: {reads:?}");
+            assert_eq!(*most > RELAY_BUFFER_BYTES as u64, is_uring, "{options:?}: {reads:?}");
+            let reader = read_exactly(pair.client.try_clone().unwrap(), sent.len());
+            assert!(pair.run_beside(reader) == sent, "{options:?}");
+            // Both ways, and more often than it takes to be taken for somebody of few words.
+            for word in 0..20_u8 {
+                for (mut from, to) in both_ways(&pair) {
+                    from.write_all(&[word; 100]).unwrap();
+                    let reader = read_exactly(to, 100);
+                    assert_eq!(pair.run_beside(reader), [word; 100]);
+                }
+            }
         }
     });
 }

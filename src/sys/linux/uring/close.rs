@@ -60,8 +60,12 @@ impl Uring {
         let slot = &mut self.connections[place(key)];
         if let Some(connection) = slot.take_if(|connection| connection.outstanding == 0) {
             self.free.push(key);
-            if let Some(buffer) = connection.joined.and_then(|joined| joined.buffer()) {
+            let Some(joined) = connection.joined else { return };
+            if let Some(buffer) = joined.buffer() {
                 self.give_back_read(buffer);
+            }
+            if let Some(pipe) = joined.pipe {
+                self.pipes.give_back(pipe);
             }
         }
     }

@@ -115,6 +115,14 @@ impl Uring {
             Op::Send => self.sent(key, result),
             Op::Stamp => self.stamped(key, entry),
             Op::ErrorQueue => self.error_queue(key, result),
+            Op::Readable => {
+                self.readable(key, result);
+                None
+            }
+            Op::Writable => {
+                self.empty_pipe(key);
+                None
+            }
             Op::Wake | Op::Cancel | Op::Raw | Op::RawSend => None,
         }
     }

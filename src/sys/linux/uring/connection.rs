@@ -75,10 +75,14 @@ pub(super) enum Op {
     Raw,
     /// Sends by a raw socket; the key is the place of what it sends.
     RawSend,
+    /// Waits for something to read.
+    Readable,
+    /// Waits for room to write.
+    Writable,
 }
 
 impl Op {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Wake,
         Self::Cancel,
         Self::Accept,
@@ -89,6 +93,8 @@ impl Op {
         Self::ErrorQueue,
         Self::Raw,
         Self::RawSend,
+        Self::Readable,
+        Self::Writable,
     ];
 
     pub(super) const fn user_data(self, key: u32, number: u32) -> u64 {

@@ -13,6 +13,7 @@
 //! sizes). So accepts are single-shot too. Only stamps may repeat, which harms nobody.
 
 mod buffers;
+mod bulk;
 mod check;
 mod close;
 mod complete;
@@ -34,6 +35,7 @@ use rustix::event::EventfdFlags;
 use socket2::Socket;
 
 use self::buffers::{BufferRing, Group};
+use self::bulk::Pipes;
 use self::connection::Connection;
 use self::join::Reads;
 use self::raw::RawSends;
@@ -85,6 +87,8 @@ pub struct Uring {
     raw_sends: RawSends,
     /// What joined connections read into; `None` before the first two are joined.
     reads: Option<Reads>,
+    /// What joined connections that send much go through.
+    pipes: Pipes,
 }
 
 impl Uring {
@@ -138,6 +142,7 @@ impl Uring {
             raw_armed: [0; 2],
             raw_sends: RawSends::new(),
             reads: None,
+            pipes: Pipes::default(),
         };
         uring.arm_wake()?;
         Ok(uring)

@@ -1,0 +1,180 @@
+//! Joined connections that send much: what one sends is moved to the other through a pipe instead
+//! of being copied. A completion says that there is something to read, or room to write; the moving
+//! itself does not wait and is done here, since a ring would run each splice in a thread of its own
+//! (io_uring/splice.c, `io_splice_prep`).
+//!
+//! A pipe is taken when something has arrived, and is free again as soon as the other side's socket
+//! has taken all of it: a few serve any number of connections.
+
+use std::io;
+
+use io_uring::opcode;
+
+use super::connection::Op;
+use super::{Uring, place};
+use crate::sys::failure;
+use crate::sys::io::Ready;
+use crate::sys::linux::pipe::Pipe;
+use crate::sys::{RELAY_BUFFER_BYTES, RELAY_PIPE_BYTES};
+
+/// Whether what a connection sends goes through pipes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bulk {
+    /// Reads that were large, less those that were not; at [`LARGE_READS`] pipes begin.
+    large: u8,
+    /// Pipes are used.
+    pub(super) piped: bool,
+}
+
+impl Bulk {
+    /// Takes a read into account that could have had as many bytes as `most`.
+    pub(super) fn note(&mut self, bytes: usize, most: usize) {
+        if bytes >= most.min(RELAY_BUFFER_BYTES) {
+            self.large = (self.large + 1).min(LARGE_READS);
+        } else if bytes < SMALL_BYTES {
+            self.large = self.large.saturating_sub(1);
+        }
+        self.piped = if self.piped { self.large > 0 } else { self.large == LARGE_READS };
+    }
+
+    /// Pipes cannot be had.
+    fn give_up(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The pipes of a ring.
+#[derive(Debug, Default)]
+pub(super) struct Pipes {
+    free: Vec<Pipe>,
+    /// Those that are free, and those in use.
+    open: usize,
+}
+
+impl Pipes {
+    /// An empty pipe; none if there are too many, or no descriptors.
+    fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.free.pop() {
+            return Some(pipe);
+        }
+        if self.open == PIPES_MAX {
+            return None;
+        }
+        let pipe = Pipe::open(RELAY_PIPE_BYTES)
+            .inspect_err(|error| tracing::debug!(%error, "relaying goes on by copies"));
+        let pipe = pipe.ok()?;
+        self.open += 1;
+        Some(pipe)
+    }
+
+    /// Takes a pipe back. One that still holds what nobody will read is closed.
+    pub(super) fn give_back(&mut self, pipe: Pipe) {
+        if pipe.is_empty() {
+            self.free.push(pipe);
+        } else {
+            self.open -= 1;
+        }
+    }
+}
+
+impl Uring {
+    /// Waits until a connection has something to read for the other.
+    pub(super) fn arm_readable(&mut self, key: u32, peer: u32) -> io::Result<()> {
+        for side in [key, peer] {
+            let Some(connection) = self.connection(side) else { return Ok(()) };
+            let Some(joined) = &mut connection.joined else { return Ok(()) };
+            if !joined.nonblocking {
+                joined.nonblocking = true;
+                // The ring's own operations wait all the same.
+                connection.socket.set_nonblocking(true)?;
+            }
+        }
+        self.push_poll(Op::Readable, key, libc::POLLIN | libc::POLLRDHUP)
+    }
+
+    fn push_poll(&mut self, op: Op, key: u32, events: i16) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let events = u32::from(events.cast_unsigned());
+        let poll = opcode::PollAdd::new(connection.fd(), events).build();
+        self.push(op, key, poll)
+    }
+
+    /// A connection has something to read: as much as fits into a pipe goes to the other.
+    pub(super) fn readable(&mut self, key: u32, result: i32) {
+        let Some(pipe) = self.pipes.take() else { return self.copy_again(key) };
+        let Some(connection) = self.connection(key) else { return self.pipes.give_back(pipe) };
+        connection.receiving = false;
+        let flow = connection.flow;
+        let mut pipe = pipe;
+        let filled = match result {
+            0.. => pipe.fill(&connection.socket),
+            _ => Err(io::Error::from_raw_os_error(-result)),
+        };
+        let Some(joined) = &mut connection.joined else { return self.pipes.give_back(pipe) };
+        match filled {
+            Ok(bytes @ 1..) => {
+                joined.bulk.note(bytes, RELAY_PIPE_BYTES);
+                let peer = joined.peer;
+                self.pending.push_back((flow, Ready::Moved { read: bytes, written: 0 }));
+                match self.connection(peer).and_then(|peer| peer.joined.as_mut()) {
+                    Some(joined) => {
+                        joined.pipe = Some(pipe);
+                        self.empty_pipe(peer);
+                    }
+                    // Its flow is about to learn that the other one has gone.
+                    None => self.pipes.give_back(pipe),
+                }
+                return;
+            }
+            Ok(0) => joined.read_ended = true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => {}
+                Some(libc::EINVAL | libc::ENOSYS) => joined.bulk.give_up(),
+                _ => self.fail(key, failure(&error)),
+            },
+        }
+        self.pipes.give_back(pipe);
+        self.pass_end_on(key);
+        let armed = self.arm_read(key);
+        self.fail_on_error(key, armed);
+    }
+
+    /// There is no pipe: the next read is copied.
+    fn copy_again(&mut self, key: u32) {
+        let Some(connection) = self.connection(key) else { return };
+        connection.receiving = false;
+        if let Some(joined) = &mut connection.joined {
+            joined.bulk.give_up();
+        }
+        let armed = self.arm_read(key);
+        self.fail_on_error(key, armed);
+    }
+
+    /// Writes what a connection's pipe holds, as far as its socket takes it.
+    pub(super) fn empty_pipe(&mut self, key: u32) {
+        let Some(connection) = self.connections[place(key)].as_deref_mut() else { return };
+        let flow = connection.flow;
+        let Some(joined) = &mut connection.joined else { return };
+        let (peer, Some(pipe)) = (joined.peer, &mut joined.pipe) else { return };
+        match pipe.empty(&connection.socket) {
+            Ok(written) => self.pending.push_back((flow, Ready::Moved { read: 0, written })),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return self.fail(key, failure(&error)),
+        }
+        let Some(pipe) = joined.pipe.take_if(|pipe| pipe.is_empty()) else {
+            let armed = self.push_poll(Op::Writable, key, libc::POLLOUT);
+            return self.fail_on_error(key, armed);
+        };
+        self.pipes.give_back(pipe);
+        self.pass_end_on(peer);
+        let armed = self.arm_read(peer);
+        self.fail_on_error(peer, armed);
+    }
+}
+
+/// Large reads in a row, or nearly, after which pipes pay.
+const LARGE_READS: u8 = 4;
+/// What is below this is cheaper to copy than to move.
+const SMALL_BYTES: usize = 16 << 10;
+/// Pipes of a ring at most, twice as many descriptors. Beyond, bytes are copied.
+const PIPES_MAX: usize = 32;
