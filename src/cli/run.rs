@@ -1,5 +1,7 @@
 //! The command line of `run`: the file that it names is all it says.
 
+use std::fmt::Write as _;
+
 use super::args::RunCommand;
 use super::{Parsed, UsageError};
 use crate::config::file::{self, schema};
@@ -21,8 +23,16 @@ pub(super) fn parsed(command: &RunCommand) -> Result<Parsed, UsageError> {
         return Ok(Parsed::Run(Box::new(config)));
     }
     let agent = config.agent.as_ref();
-    let (targets, modules) =
-        agent.map_or((0, 0), |agent| (agent.targets.len(), agent.modules.len()));
-    let path = path.display();
-    Ok(Parsed::PrintAndExit(format!("{path}: good; targets: {targets}, modules: {modules}\n")))
+    let (targets, modules, jobs) = agent.map_or((0, 0, 0), |agent| {
+        (agent.targets.len(), agent.modules.len(), agent.discovery.len())
+    });
+    let listeners = config.relay.as_ref().map_or(0, |relay| relay.listeners.len());
+    let mut said = format!("{}: good; targets: {targets}, modules: {modules}", path.display());
+    for (what, count) in [("discovery jobs", jobs), ("relay listeners", listeners)] {
+        if count > 0 {
+            let _ = write!(said, ", {what}: {count}");
+        }
+    }
+    said.push('\n');
+    Ok(Parsed::PrintAndExit(said))
 }

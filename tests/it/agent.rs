@@ -304,6 +304,11 @@ fn a_file_is_checked_without_being_used() {
     let good = check("targets: [{address: 'h:1'}]", "--config.check");
     assert_eq!(good.code, Some(0));
     assert!(good.stdout[0].ends_with("x.yaml: good; targets: 1, modules: 1"), "{:?}", good.stdout);
+    let more = "discovery: [{file_sd_configs: [{files: [none.json]}]}]\n\
+                relay: {listeners: [{listen: ':1', upstreams: 'h:2'}]}";
+    let more = check(more, "--config.check");
+    let all = "good; targets: 0, modules: 1, discovery jobs: 1, relay listeners: 1";
+    assert!(more.code == Some(0) && more.stdout[0].ends_with(all), "{more:?}");
     let seed = check("[{\"name\": \"a\", \"address\": \"h:1\"}]", "--config.check");
     assert_eq!(seed.code, Some(0), "{:?}", seed.stderr);
     let bad = "targets:\n- {address: h}\n- {address: 'h:0'}\n";
