@@ -78,6 +78,8 @@ mod half_open;
 mod check;
 /// `rttscope load`: every byte comes back, or it is counted why not.
 mod load;
+/// Ten thousand connections through the relay at once.
+mod crowd;
 /// Half-open checks by the hundred thousand: nothing false, nothing uncounted.
 mod scale;
 /// Targets that are not there, go away or come back.
