@@ -152,7 +152,7 @@ fn every_thread_of_every_mode_is_confined_and_without_privileges(site: &Site) {
         format!("run --config.file={}", file.display()),
     ] {
         let run = Run::start(&Place::Here, &words);
-        let by = run.wait_for_stderr("confined");
+        let by = run.wait_for_stderr("confined by=");
         let scrape = run.scrape();
         let has = |name| scrape.count("rttscope_capability", &[("name", name)]) == 1;
         assert_eq!(has("landlock"), by.contains("landlock"), "{by}");
@@ -241,7 +241,7 @@ fn what_is_read_again_may_be_replaced() {
     }
     let file = folder.path().join("rttscope.yaml");
     let run = Run::start(&Place::Here, &format!("run --config.file={}", file.display()));
-    run.wait_for_stderr("confined");
+    run.wait_for_stderr("confined by=");
     std::os::unix::fs::symlink("2", folder.path().join("..new")).unwrap();
     fs::rename(folder.path().join("..new"), &data).unwrap();
     let response = http::post(run.http_address(), "/-/reload");
@@ -261,7 +261,7 @@ fn root_reads_again_what_belongs_to_somebody_else() {
         return report_skip("sandbox::somebody_else", &error.to_string());
     }
     let run = Run::start(&Place::Here, &format!("run --config.file={}", file.display()));
-    run.wait_for_stderr("confined");
+    run.wait_for_stderr("confined by=");
     let response = http::post(run.http_address(), "/-/reload");
     assert_eq!(response.status, 200, "{}", response.body);
     for (name, status) in run.threads() {
