@@ -332,7 +332,7 @@ fn those_who_do_not_read_take_nothing_from_the_others() {
 /// Writes in large pieces until nobody takes more; what was taken, and what waits in the relay.
 fn fill_at_once(pair: &mut Pair) -> (Vec<u8>, u64) {
     pair.bench.seen.clear();
-    let sent = bytes(99_991, 5).repeat(240);
+    let sent = bytes(99_991, 5).repeat(800);
     let mut upstream = &pair.upstream;
     upstream.set_nonblocking(true).unwrap();
     let (mut taken, mut quiet) = (0, 0);
@@ -343,6 +343,7 @@ fn fill_at_once(pair: &mut Pair) -> (Vec<u8>, u64) {
         taken += written;
     }
     upstream.set_nonblocking(false).unwrap();
+    assert!(taken < sent.len(), "everything was taken, and nothing waits");
     let ((_, written), (read, _)) = (pair.moved(ACCEPTED), pair.moved(DIALLED));
     (sent[..taken].to_vec(), read - written)
 }
