@@ -27,9 +27,9 @@ pub(super) struct Bulk {
 }
 
 impl Bulk {
-    /// Takes a read into account that could have had as many bytes as `most`.
-    pub(super) fn note(&mut self, bytes: usize, most: usize) {
-        if bytes >= most.min(RELAY_BUFFER_BYTES) {
+    /// Takes a read of so many bytes into account; one that fills a buffer is large.
+    pub(super) fn note(&mut self, bytes: usize) {
+        if bytes >= RELAY_BUFFER_BYTES {
             self.large = (self.large + 1).min(LARGE_READS);
         } else if bytes < SMALL_BYTES {
             self.large = self.large.saturating_sub(1);
@@ -101,11 +101,10 @@ impl Uring {
 
     /// A connection has something to read: as much as fits into a pipe goes to the other.
     pub(super) fn readable(&mut self, key: u32, result: i32) {
-        let Some(pipe) = self.pipes.take() else { return self.copy_again(key) };
+        let Some(mut pipe) = self.pipes.take() else { return self.copy_again(key) };
         let Some(connection) = self.connection(key) else { return self.pipes.give_back(pipe) };
         connection.receiving = false;
         let flow = connection.flow;
-        let mut pipe = pipe;
         let filled = match result {
             0.. => pipe.fill(&connection.socket),
             _ => Err(io::Error::from_raw_os_error(-result)),
@@ -113,7 +112,7 @@ impl Uring {
         let Some(joined) = &mut connection.joined else { return self.pipes.give_back(pipe) };
         match filled {
             Ok(bytes @ 1..) => {
-                joined.bulk.note(bytes, RELAY_PIPE_BYTES);
+                joined.bulk.note(bytes);
                 let peer = joined.peer;
                 self.pending.push_back((flow, Ready::Moved { read: bytes, written: 0 }));
                 match self.connection(peer).and_then(|peer| peer.joined.as_mut()) {

@@ -201,7 +201,7 @@ impl Uring {
             }
             return None;
         };
-        joined.bulk.note(bytes, RELAY_BUFFER_BYTES);
+        joined.bulk.note(bytes);
         let peer = joined.peer;
         let Some(joined) = self.connection(peer).and_then(|peer| peer.joined.as_mut()) else {
             // Its flow is about to learn that the other one has gone.
