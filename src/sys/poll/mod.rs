@@ -371,14 +371,19 @@ impl Poll {
         }
     }
 
+    /// Accepts several at once: a queue of handshakes that is full refuses whoever comes next,
+    /// while connections that talk take the rest of the turn.
     fn accept(&mut self, flow: FlowId) {
-        let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
-        match entry.socket.accept() {
-            Ok((socket, _)) => self.pending.push_back((flow, Ready::Accepted(socket))),
-            Err(error) if platform::accept_is_transient(&error) => {}
-            Err(error) => {
-                self.set_listening(flow, State::Paused);
-                self.pending.push_back((flow, Ready::AcceptFailed(error)));
+        for _ in 0..ACCEPTS_MAX {
+            let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
+            match entry.socket.accept() {
+                Ok((socket, _)) => self.pending.push_back((flow, Ready::Accepted(socket))),
+                // Nobody waits any more, among others.
+                Err(error) if platform::accept_is_transient(&error) => return,
+                Err(error) => {
+                    self.set_listening(flow, State::Paused);
+                    return self.pending.push_back((flow, Ready::AcceptFailed(error)));
+                }
             }
         }
     }
@@ -475,3 +480,5 @@ fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> 
 
 /// What one turn hands over is bounded, so that a flood keeps no timer waiting for ever.
 const ASKS_MAX: u32 = 64;
+/// Connections that one turn accepts of each listener.
+const ACCEPTS_MAX: u32 = 16;

@@ -135,6 +135,31 @@ fn local_listener() -> (TcpListener, SocketAddr) {
     (listener, to)
 }
 
+/// io_uring accepts one a turn, which costs it no system call; here each turn costs one for every
+/// flow that has something, so that a queue of handshakes would stay full while others talk.
+#[test]
+fn several_that_wait_are_accepted_in_a_turn_by_readiness() {
+    let (listener, to) = local_listener();
+    let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(to).unwrap()).collect();
+    let options = IoOptions { backend: IoChoice::Poll, ..IoOptions::default() };
+    let mut io = Io::open(&options).unwrap().0;
+    io.listen(LISTENER, listener.into()).unwrap();
+    let deadline = clock::mono().after(Duration::from_secs(60));
+    let mut accepted = Vec::new();
+    let mut turns = 0;
+    while accepted.len() < clients.len() {
+        assert!(clock::mono() < deadline, "{} accepted", accepted.len());
+        io.wait(Some(deadline)).unwrap();
+        turns += 1;
+        while let Some(completion) = io.next_completion() {
+            if let IoEvent::Accepted(socket) = completion.event {
+                accepted.push(socket);
+            }
+        }
+    }
+    assert!(turns <= clients.len() / 4, "{turns} turns");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_socket_that_cannot_be_made_names_the_option_and_keeps_the_errno() {
