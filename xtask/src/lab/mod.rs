@@ -50,6 +50,10 @@ pub struct Kernels {
     /// Seconds after which a machine is stopped.
     #[arg(long, default_value_t = 1_800)]
     seconds: u64,
+    /// Cargo's profile of what runs inside: an emulated CPU spends eight times as long in code that
+    /// is not optimized.
+    #[arg(long, default_value = "guest")]
+    profile: String,
 }
 
 impl Options {
@@ -69,6 +73,8 @@ impl Options {
             names: BRIEF_KERNELS.map(str::to_owned).to_vec(),
             tests: BRIEF_TESTS.map(str::to_owned).to_vec(),
             seconds: BRIEF_SECONDS,
+            // What the tests before have built: building it once more takes longer.
+            profile: "dev".to_owned(),
         })
     }
 }
@@ -115,7 +121,7 @@ fn run_kernels(options: &Kernels) -> Result<()> {
     packages::require(&packages::TEST)?;
     packages::require(&packages::LAB)?;
     let wanted = wanted(&options.names)?;
-    let tests = integration_tests()?;
+    let tests = integration_tests(&options.profile)?;
     left_out::tell(&tests)?;
     let mut failed = Vec::new();
     for few in wanted.chunks(MACHINES_MAX) {
@@ -184,8 +190,8 @@ fn wanted(names: &[String]) -> Result<Vec<&'static Kernel>> {
 }
 
 /// The binary of the integration tests, built.
-fn integration_tests() -> Result<PathBuf> {
-    let words = ["test", "--profile", "guest", "--package", "rttscope", "--test", "it", "--no-run"];
+fn integration_tests(profile: &str) -> Result<PathBuf> {
+    let words = ["test", "--package", "rttscope", "--test", "it", "--no-run", "--profile", profile];
     let mut build = shell::cargo(words);
     let messages = shell::output(build.arg("--message-format=json-render-diagnostics"))?;
     let path = messages.lines().rev().find_map(|line| {
