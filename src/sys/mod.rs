@@ -51,6 +51,7 @@ cfg_if::cfg_if! {
     }
 }
 
+mod bulk;
 mod capability;
 mod checks;
 mod io;

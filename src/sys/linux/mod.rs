@@ -3,7 +3,7 @@
 mod checking;
 mod ethtool;
 mod facts;
-mod pipe;
+pub(super) mod pipe;
 pub mod ports;
 pub mod process;
 pub(super) mod sandbox;

@@ -1,17 +1,20 @@
 //! Joined connections by readiness: what each sends goes to the other. All are read into one
 //! buffer and written from it; only what the other side's socket does not take at once is kept, in
 //! memory of its own, and nothing more is read until it is gone.
+//!
+//! Where much comes, [`super::bulk`] moves it without copying.
 
-use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use polling::Event as Interest;
 use socket2::Socket;
 
-use super::{Entry, Poll, State, entry_mut};
+use super::{Entry, Poll, State, entry_mut, passes};
 use crate::event::{Failure, FlowId, RxStamps};
+use crate::sys::bulk::Bulk;
 use crate::sys::io::Ready;
+use crate::sys::platform::pipe::Pipe;
 use crate::sys::{RELAY_BUFFER_BYTES, failure, platform, socket};
 
 /// The side of a joined connection: what the other sent is written to it, and waits in
@@ -21,8 +24,12 @@ pub(super) struct Joined {
     /// The other connection's flow, until that is closed.
     pub(super) peer: Option<FlowId>,
     written: usize,
+    /// What the other sent on its way here, if it is not copied.
+    pub(super) pipe: Option<Pipe>,
+    /// What is known of how much this one sends.
+    pub(super) bulk: Bulk,
     /// FIN was read.
-    read_ended: bool,
+    pub(super) read_ended: bool,
     /// FIN was written.
     write_ended: bool,
     /// Whether the poller is to tell of reading, of writing.
@@ -32,15 +39,25 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    const fn new(peer: FlowId) -> Self {
+    fn new(peer: FlowId) -> Self {
         Self {
             peer: Some(peer),
             written: 0,
+            pipe: None,
+            bulk: Bulk::default(),
             read_ended: false,
             write_ended: false,
             wanted: (false, false),
             watched: true,
         }
+    }
+}
+
+impl Entry {
+    /// Whether something that the other side sent waits to be written here.
+    fn owes(&self) -> bool {
+        let holds = self.joined.as_ref().is_some_and(|joined| joined.pipe.is_some());
+        holds || !self.queued.is_empty()
     }
 }
 
@@ -162,13 +179,22 @@ impl Poll {
     fn read(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         let Some(joined) = &mut entry.joined else { return };
+        if joined.bulk.is_piped() {
+            match self.pipes.take() {
+                Some(pipe) => return self.move_on(flow, pipe),
+                None => joined.bulk.give_up(),
+            }
+        }
         let peer = joined.peer;
         let read = match platform::receive(&entry.socket, &mut self.reads) {
             Ok((0, _)) => {
                 joined.read_ended = true;
                 return self.pass_end_on(flow);
             }
-            Ok((bytes, _)) => bytes,
+            Ok((bytes, _)) => {
+                joined.bulk.note(bytes);
+                bytes
+            }
             Err(error) if passes(&error) => return,
             Err(error) => return self.fail(flow, failure(&error)),
         };
@@ -197,6 +223,9 @@ impl Poll {
     fn write_rest(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         let Some(joined) = &mut entry.joined else { return };
+        if joined.pipe.is_some() {
+            return self.empty_pipe(flow);
+        }
         match entry.socket.send(&entry.queued[joined.written..]) {
             Ok(written) => {
                 joined.written += written;
@@ -210,7 +239,7 @@ impl Poll {
         }
     }
 
-    fn wrote(&mut self, flow: FlowId, written: usize) {
+    pub(super) fn wrote(&mut self, flow: FlowId, written: usize) {
         if written > 0 {
             self.pending.push_back((flow, Ready::Moved { read: 0, written }));
         }
@@ -221,17 +250,17 @@ impl Poll {
     }
 
     /// Once all that a connection sent before its FIN was written, FIN is.
-    fn pass_end_on(&mut self, flow: FlowId) {
+    pub(super) fn pass_end_on(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         let Some(joined) = entry.joined.as_ref().filter(|joined| joined.read_ended) else { return };
         let Some(peer) = joined.peer else { return };
         let Some(entry) = entry_mut(&mut self.entries, peer) else { return };
+        if entry.owes() {
+            return;
+        }
         let Some(joined) = entry.joined.as_mut().filter(|joined| !joined.write_ended) else {
             return;
         };
-        if !entry.queued.is_empty() {
-            return;
-        }
         joined.write_ended = true;
         // If it is not connected any more, its own end is about to be told.
         let _ = entry.socket.shutdown(Shutdown::Write);
@@ -242,12 +271,12 @@ impl Poll {
     /// the poller would tell that for ever, and there is nothing more to learn.
     fn watch(&mut self, flow: FlowId) {
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
-        let writes = !entry.queued.is_empty();
+        let writes = entry.owes();
         let Some(joined) = &entry.joined else { return };
         let (peer, read_ended) = (joined.peer, joined.read_ended);
         let reads = !read_ended
             && peer.is_some_and(|peer| {
-                entry_mut(&mut self.entries, peer).is_some_and(|peer| peer.queued.is_empty())
+                entry_mut(&mut self.entries, peer).is_some_and(|peer| !peer.owes())
             });
         let Some(entry) = entry_mut(&mut self.entries, flow) else { return };
         let Some(joined) = &mut entry.joined else { return };
@@ -263,9 +292,4 @@ impl Poll {
             self.update(flow);
         }
     }
-}
-
-/// Whether an error says only that there is nothing to do yet.
-fn passes(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

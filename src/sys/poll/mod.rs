@@ -2,6 +2,7 @@
 //! level-triggered. On Linux it takes the same kernel stamps as io_uring, by recvmsg(2): precision
 //! does not depend on the backend, only the number of system calls does.
 
+mod bulk;
 mod check;
 mod join;
 
@@ -17,6 +18,7 @@ use self::check::RAW_KEYS;
 use self::join::Joined;
 use super::checks::Attempt;
 use super::io::{Pending, Ready, Waker};
+use super::platform::pipe::Pipes;
 use super::platform::syn::SynChecks;
 use super::{Buffers, Checks, Completion, IoOptions, clock, failure, platform, socket};
 use crate::event::{Failure, FlowId, TxStamp};
@@ -39,6 +41,8 @@ pub struct Poll {
     buffers: Buffers,
     /// What joined connections are read into; empty before the first two are joined.
     reads: Vec<u8>,
+    /// What passes from one joined connection to the other uncopied.
+    pipes: Pipes,
     stamps: bool,
     busy_poll: bool,
     checks: Option<Checks>,
@@ -131,6 +135,7 @@ impl Poll {
             buffer: vec![0; options.buffers.receive_bytes].into(),
             buffers: options.buffers,
             reads: Vec::new(),
+            pipes: Pipes::default(),
             stamps: options.stamps,
             busy_poll: options.busy_poll,
             checks: None,
@@ -424,8 +429,11 @@ impl Poll {
     /// Takes a flow's entry away, and its socket from the poller. What the last wait reported of it
     /// is left.
     fn remove(&mut self, flow: FlowId) -> Option<Entry> {
-        let entry = self.entries.get_mut(flow.index())?.take()?;
-        if let Some(joined) = &entry.joined {
+        let mut entry = self.entries.get_mut(flow.index())?.take()?;
+        if let Some(joined) = &mut entry.joined {
+            if let Some(pipe) = joined.pipe.take() {
+                self.pipes.give_back(pipe);
+            }
             let watched = joined.watched;
             self.part(joined.peer);
             if !watched {
@@ -476,6 +484,11 @@ impl Drop for Poll {
 
 fn entry_mut(entries: &mut [Option<Entry>], flow: FlowId) -> Option<&mut Entry> {
     entries.get_mut(flow.index())?.as_mut()
+}
+
+/// Whether an error says only that there is nothing to do yet.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// What one turn hands over is bounded, so that a flood keeps no timer waiting for ever.

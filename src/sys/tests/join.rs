@@ -365,7 +365,6 @@ fn both_ways(pair: &Pair) -> [(TcpStream, TcpStream); 2] {
 fn what_comes_in_bulk_is_moved_as_it_is_and_what_comes_in_words_is_copied_again() {
     on_every_backend(|options| {
         let mut pair = Pair::joined(options);
-        let is_uring = pair.bench.io.name() == "uring";
         for _ in 0..3 {
             let (sent, waiting) = fill_at_once(&mut pair);
             assert!(0 < waiting && waiting <= RELAY_PIPE_BYTES as u64, "{options:?}: {waiting}");
@@ -373,7 +372,11 @@ fn what_comes_in_bulk_is_moved_as_it_is_and_what_comes_in_words_is_copied_again(
             let reads: Vec<u64> = pair.reads(DIALLED).collect();
             let most = reads.iter().max().unwrap();
             assert!(reads[0] <= RELAY_BUFFER_BYTES as u64, "{options:?}: {reads:?}");
-            assert_eq!(*most > RELAY_BUFFER_BYTES as u64, is_uring, "{options:?}: {reads:?}");
+            assert_eq!(
+                *most > RELAY_BUFFER_BYTES as u64,
+                cfg!(target_os = "linux"),
+                "{options:?}: {reads:?}"
+            );
             let reader = read_exactly(pair.client.try_clone().unwrap(), sent.len());
             assert!(pair.run_beside(reader) == sent, "{options:?}");
             // Both ways, and more often than it takes to be taken for somebody of few words.

@@ -2,9 +2,6 @@
 //! of being copied. A completion says that there is something to read, or room to write; the moving
 //! itself does not wait and is done here, since a ring would run each splice in a thread of its own
 //! (io_uring/splice.c, `io_splice_prep`).
-//!
-//! A pipe is taken when something has arrived, and is free again as soon as the other side's socket
-//! has taken all of it: a few serve any number of connections.
 
 use std::io;
 
@@ -14,68 +11,6 @@ use super::connection::Op;
 use super::{Uring, place};
 use crate::sys::failure;
 use crate::sys::io::Ready;
-use crate::sys::linux::pipe::Pipe;
-use crate::sys::{RELAY_BUFFER_BYTES, RELAY_PIPE_BYTES};
-
-/// Whether what a connection sends goes through pipes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bulk {
-    /// Reads that were large, less those that were not; at [`LARGE_READS`] pipes begin.
-    large: u8,
-    /// Pipes are used.
-    pub(super) piped: bool,
-}
-
-impl Bulk {
-    /// Takes a read of so many bytes into account; one that fills a buffer is large.
-    pub(super) fn note(&mut self, bytes: usize) {
-        if bytes >= RELAY_BUFFER_BYTES {
-            self.large = (self.large + 1).min(LARGE_READS);
-        } else if bytes < SMALL_BYTES {
-            self.large = self.large.saturating_sub(1);
-        }
-        self.piped = if self.piped { self.large > 0 } else { self.large == LARGE_READS };
-    }
-
-    /// Pipes cannot be had.
-    fn give_up(&mut self) {
-        *self = Self::default();
-    }
-}
-
-/// The pipes of a ring.
-#[derive(Debug, Default)]
-pub(super) struct Pipes {
-    free: Vec<Pipe>,
-    /// Those that are free, and those in use.
-    open: usize,
-}
-
-impl Pipes {
-    /// An empty pipe; none if there are too many, or no descriptors.
-    fn take(&mut self) -> Option<Pipe> {
-        if let Some(pipe) = self.free.pop() {
-            return Some(pipe);
-        }
-        if self.open == PIPES_MAX {
-            return None;
-        }
-        let pipe = Pipe::open(RELAY_PIPE_BYTES)
-            .inspect_err(|error| tracing::debug!(%error, "relaying goes on by copies"));
-        let pipe = pipe.ok()?;
-        self.open += 1;
-        Some(pipe)
-    }
-
-    /// Takes a pipe back. One that still holds what nobody will read is closed.
-    pub(super) fn give_back(&mut self, pipe: Pipe) {
-        if pipe.is_empty() {
-            self.free.push(pipe);
-        } else {
-            self.open -= 1;
-        }
-    }
-}
 
 impl Uring {
     /// Waits until a connection has something to read for the other.
@@ -170,10 +105,3 @@ impl Uring {
         self.fail_on_error(peer, armed);
     }
 }
-
-/// Large reads in a row, or nearly, after which pipes pay.
-const LARGE_READS: u8 = 4;
-/// What is below this is cheaper to copy than to move.
-const SMALL_BYTES: usize = 16 << 10;
-/// Pipes of a ring at most, twice as many descriptors. Beyond, bytes are copied.
-const PIPES_MAX: usize = 32;

@@ -14,10 +14,10 @@ use io_uring::{cqueue, opcode, squeue};
 use socket2::Socket;
 
 use super::buffers::{BufferRing, Group};
-use super::bulk::Bulk;
 use super::connection::{Connection, Op};
 use super::{NONE, Uring, place};
 use crate::event::{Failure, FlowId};
+use crate::sys::bulk::Bulk;
 use crate::sys::io::Ready;
 use crate::sys::linux::pipe::Pipe;
 use crate::sys::{RELAY_BUFFER_BYTES, failure, socket};
@@ -160,7 +160,7 @@ impl Uring {
         if connection.receiving || joined.read_ended || joined.failed.is_some() {
             return Ok(());
         }
-        let (peer, piped) = (joined.peer, joined.bulk.piped);
+        let (peer, piped) = (joined.peer, joined.bulk.is_piped());
         if self.connection(peer).is_none_or(|peer| peer.owes()) {
             return Ok(());
         }

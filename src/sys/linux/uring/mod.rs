@@ -35,10 +35,10 @@ use rustix::event::EventfdFlags;
 use socket2::Socket;
 
 use self::buffers::{BufferRing, Group};
-use self::bulk::Pipes;
 use self::connection::Connection;
 use self::join::Reads;
 use self::raw::RawSends;
+use super::pipe::Pipes;
 use super::stamp;
 use super::syn::SynChecks;
 use crate::event::{Failure, FlowId};
