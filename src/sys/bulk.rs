@@ -1,5 +1,5 @@
-//! Which joined connections send so much that moving it through pipes pays: how many bytes each read
-//! brought goes in, whether the next one is copied or moved comes out.
+//! Which joined connections send so much that moving it through pipes pays: how many bytes each
+//! read brought goes in, whether the next one is copied or moved comes out.
 
 use super::RELAY_BUFFER_BYTES;
 

@@ -204,6 +204,22 @@ fn a_reset_is_told_and_can_be_passed_on() {
     });
 }
 
+/// Nobody reads what it sends, and nobody else sends anything: no read and no write tells of it.
+#[test]
+fn a_reset_of_one_who_is_not_read_is_told() {
+    on_every_backend(|options| {
+        for fill in [fill, |pair: &mut Pair, _: &TcpStream| fill_at_once(pair).0.len()] {
+            let mut pair = Pair::joined(options);
+            let upstream = pair.upstream.try_clone().unwrap();
+            let _taken = fill(&mut pair, &upstream);
+            drop(upstream);
+            let Pair { mut bench, client: _silent, upstream } = pair;
+            Socket::from(upstream).set_linger(Some(Duration::ZERO)).unwrap();
+            bench.run_until(|seen| seen.contains(&(DIALLED, Seen::Closed(Failure::Reset))));
+        }
+    });
+}
+
 /// What one side writes until the kernel and we take no more.
 fn fill(pair: &mut Pair, mut stream: &TcpStream) -> usize {
     stream.set_nonblocking(true).unwrap();

@@ -5,8 +5,6 @@
 
 use std::io;
 
-use io_uring::opcode;
-
 use super::connection::Op;
 use super::{Uring, place};
 use crate::sys::failure;
@@ -25,13 +23,6 @@ impl Uring {
             }
         }
         self.push_poll(Op::Readable, key, libc::POLLIN | libc::POLLRDHUP)
-    }
-
-    fn push_poll(&mut self, op: Op, key: u32, events: i16) -> io::Result<()> {
-        let Some(connection) = self.connection(key) else { return Ok(()) };
-        let events = u32::from(events.cast_unsigned());
-        let poll = opcode::PollAdd::new(connection.fd(), events).build();
-        self.push(op, key, poll)
     }
 
     /// A connection has something to read: as much as fits into a pipe goes to the other.
@@ -97,7 +88,8 @@ impl Uring {
         }
         let Some(pipe) = joined.pipe.take_if(|pipe| pipe.is_empty()) else {
             let armed = self.push_poll(Op::Writable, key, libc::POLLOUT);
-            return self.fail_on_error(key, armed);
+            self.fail_on_error(key, armed);
+            return self.arm_hangup(peer);
         };
         self.pipes.give_back(pipe);
         self.pass_end_on(peer);

@@ -123,6 +123,10 @@ impl Uring {
                 self.empty_pipe(key);
                 None
             }
+            Op::Hangup => {
+                self.hung_up(key);
+                None
+            }
             Op::Wake | Op::Cancel | Op::Raw | Op::RawSend => None,
         }
     }

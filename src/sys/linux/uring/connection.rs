@@ -79,10 +79,12 @@ pub(super) enum Op {
     Readable,
     /// Waits for room to write.
     Writable,
+    /// Waits for the end of a connection that is not read.
+    Hangup,
 }
 
 impl Op {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Wake,
         Self::Cancel,
         Self::Accept,
@@ -95,6 +97,7 @@ impl Op {
         Self::RawSend,
         Self::Readable,
         Self::Writable,
+        Self::Hangup,
     ];
 
     pub(super) const fn user_data(self, key: u32, number: u32) -> u64 {

@@ -239,6 +239,7 @@ impl Uring {
         if connection.sent < connection.sending.len() {
             let pushed = self.push_send(key);
             self.fail_on_error(key, pushed);
+            self.arm_hangup(peer);
         } else {
             connection.sending = Vec::new();
             connection.sent = 0;
@@ -247,6 +248,24 @@ impl Uring {
             self.fail_on_error(peer, armed);
         }
         (bytes > 0).then_some((Ready::Moved { read: 0, written: bytes }, 0))
+    }
+
+    /// The other side's socket is full, and this connection is not read: a reset of it would be
+    /// learnt no sooner than the other side reads again. Armed once, since only the end ends it.
+    pub(super) fn arm_hangup(&mut self, key: u32) {
+        let Some(connection) = self.connection(key) else { return };
+        if connection.armed[Op::Hangup.index()] == 0 {
+            let armed = self.push_poll(Op::Hangup, key, 0);
+            self.fail_on_error(key, armed);
+        }
+    }
+
+    /// A connection has ended both ways, in good order or not.
+    pub(super) fn hung_up(&mut self, key: u32) {
+        let Some(connection) = self.connection(key) else { return };
+        if let Ok(Some(error)) = connection.socket.take_error() {
+            self.fail(key, failure(&error));
+        }
     }
 
     /// Puts the news off that a connection has ended, while the kernel sends to the other one what

@@ -84,6 +84,14 @@ impl Uring {
         self.push(Op::Send, key, send)
     }
 
+    /// Waits for one of these events, besides the errors and the end of everything (poll(2)).
+    pub(super) fn push_poll(&mut self, op: Op, key: u32, events: i16) -> io::Result<()> {
+        let Some(connection) = self.connection(key) else { return Ok(()) };
+        let events = u32::from(events.cast_unsigned());
+        let poll = opcode::PollAdd::new(connection.fd(), events).build();
+        self.push(op, key, poll)
+    }
+
     /// Submits an operation of a connection; its memory stays until the completion.
     pub(super) fn push(&mut self, op: Op, key: u32, entry: squeue::Entry) -> io::Result<()> {
         let number = self.next_number();
