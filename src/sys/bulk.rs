@@ -1,6 +1,8 @@
 //! Which joined connections send so much that moving it through pipes pays: how many bytes each
 //! read brought goes in, whether the next one is copied or moved comes out.
 
+use std::io;
+
 use super::RELAY_BUFFER_BYTES;
 
 /// Whether what a connection sends goes through pipes.
@@ -31,6 +33,12 @@ impl Bulk {
     pub(super) fn give_up(&mut self) {
         *self = Self::default();
     }
+}
+
+/// Whether an error says that a socket of this kind, or on this system, cannot be spliced: `EINVAL`
+/// or `ENOSYS`.
+pub(super) fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Large reads in a row, or nearly, after which pipes pay.

@@ -27,7 +27,7 @@ impl Pipe {
     ///
     /// # Errors
     /// Those of pipe2(2): no descriptor is left.
-    pub(in crate::sys) fn open(capacity: usize) -> io::Result<Self> {
+    fn open(capacity: usize) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A user whose pipes have used up their share of memory gets the usual 64 KiB.
         let _smaller = fcntl_setpipe_size(&write, capacity);

@@ -1,10 +1,9 @@
 //! Joined connections that send much, by readiness: what one sends is moved to the other through a
 //! pipe instead of being copied.
 
-use std::io;
-
 use super::{Poll, entry_mut, passes};
 use crate::event::FlowId;
+use crate::sys::bulk::is_refused;
 use crate::sys::failure;
 use crate::sys::io::Ready;
 use crate::sys::platform::pipe::Pipe;
@@ -38,8 +37,7 @@ impl Poll {
                 return peer;
             }
             Err(error) if passes(&error) => {}
-            // A socket of a kind that cannot be spliced.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => joined.bulk.give_up(),
+            Err(error) if is_refused(&error) => joined.bulk.give_up(),
             Err(error) => self.fail(flow, failure(&error)),
         }
         None

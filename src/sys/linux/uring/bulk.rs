@@ -7,6 +7,7 @@ use std::io;
 
 use super::connection::Op;
 use super::{Uring, place};
+use crate::sys::bulk::is_refused;
 use crate::sys::failure;
 use crate::sys::io::Ready;
 
@@ -52,9 +53,9 @@ impl Uring {
                 return;
             }
             Ok(0) => joined.read_ended = true,
+            Err(error) if is_refused(&error) => joined.bulk.give_up(),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::EINTR) => {}
-                Some(libc::EINVAL | libc::ENOSYS) => joined.bulk.give_up(),
                 _ => self.fail(key, failure(&error)),
             },
         }
