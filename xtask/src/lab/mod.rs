@@ -9,11 +9,12 @@ mod scenario;
 mod service;
 mod wine;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
 use self::image::Image;
@@ -125,7 +126,7 @@ fn run_kernels(options: &Kernels) -> Result<()> {
     left_out::tell(&tests)?;
     let mut failed = Vec::new();
     for few in wanted.chunks(MACHINES_MAX) {
-        for (kernel, log, seconds) in boot_together(few, &tests, options) {
+        for (kernel, (log, seconds)) in few.iter().zip(boot_together(few, &tests, options)) {
             println!("\n== Linux {}", kernel.name);
             let result = log.and_then(|(log, path)| conclude(kernel.name, &log, &path));
             match result {
@@ -146,23 +147,17 @@ fn run_kernels(options: &Kernels) -> Result<()> {
 type Log = (String, PathBuf);
 
 /// A machine for each kernel, all at once; what each wrote, and for how many seconds it ran.
-fn boot_together<'a>(
-    kernels: &[&'a Kernel],
-    tests: &Path,
-    options: &Kernels,
-) -> Vec<(&'a Kernel, Result<Log>, f64)> {
+fn boot_together(kernels: &[&Kernel], tests: &Path, options: &Kernels) -> Vec<(Result<Log>, f64)> {
+    let boot = |kernel: &Kernel| {
+        let start = Instant::now();
+        let log = run_inside(kernel, tests, options);
+        (log, start.elapsed().as_secs_f64())
+    };
     thread::scope(|scope| {
-        let boot = |kernel: &'a Kernel| {
-            let start = Instant::now();
-            let log = run_inside(kernel, tests, options);
-            (kernel, log, start.elapsed().as_secs_f64())
-        };
         let machines: Vec<_> =
             kernels.iter().map(|kernel| scope.spawn(move || boot(kernel))).collect();
-        let joined = machines.into_iter().zip(kernels).map(|(machine, kernel)| {
-            machine.join().unwrap_or_else(|_| (*kernel, Err(anyhow!("its thread panicked")), 0.0))
-        });
-        joined.collect()
+        let joined = machines.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|log| log.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 
