@@ -127,8 +127,9 @@ fn by_debian(target: &Target, flags: &mut Vec<String>) -> Result<Command> {
                 // Zig's own choice would be far newer; and stripping needs a tool that is not here.
                 build.env("MACOSX_DEPLOYMENT_TARGET", "11.0");
                 build.env("CARGO_PROFILE_RELEASE_STRIP", "none");
-                // Zig has no frameworks: these have the names that are taken from them.
-                flags.push(format!("-Clink-arg=-F{}", shell::root().join("xtask/macos").display()));
+                // Zig has no frameworks: these have the names that are taken from them. The path is
+                // a relative one, since this flag goes into the names of all symbols.
+                flags.push("-Clink-arg=-Fxtask/macos".to_owned());
             }
         }
     }
